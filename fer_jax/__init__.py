@@ -1,0 +1,33 @@
+"""FER-JAX: train and run facial-expression recognisers from face videos, in JAX.
+
+`import fer_jax` is light on purpose: it loads neither JAX nor OpenCV, dlib, MediaPipe or
+TensorFlow. `fer_jax.load(run)` brings in what a predictor needs.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fer_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from os import PathLike
+
+    from fer_jax.deploy.predict import Predictor
+
+__version__ = "0.1.0"
+__all__ = ["UserError", "__version__", "load"]
+
+
+def load(run: str | PathLike[str]) -> Predictor:
+    """The trained recogniser of a run directory, ready to predict.
+
+    Args:
+      run: a run directory, as written by `fer-jax train`.
+
+    Raises:
+      UserError: `run` is not a run directory or holds no intact checkpoint.
+    """
+    from fer_jax.deploy.predict import load_predictor
+
+    return load_predictor(run)

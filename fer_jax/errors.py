@@ -1,0 +1,9 @@
+"""The one exception that means "the user can fix this"."""
+
+
+class UserError(ValueError):
+    """A mistake in the input: path, file, key, label, option.
+
+    The message is one line that says what is wrong and what to do. The command line prints it
+    without a traceback and exits with code 2. Everything else that is raised is our own bug.
+    """

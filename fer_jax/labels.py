@@ -1,0 +1,133 @@
+"""Emotion vocabularies, and how each corpus's own words map to classes.
+
+This file is the only owner of class order. A clip stores its corpus's own word; a `LabelSpace`
+turns that word into a class index when clips are selected for training or evaluation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+from fer_jax.errors import UserError
+
+#: One word for each emotion, whatever a corpus calls it.
+CANONICAL = (
+    "neutral", "calm", "happy", "sad", "angry", "fear", "disgust", "surprise", "contempt",
+)  # fmt: skip
+
+_SYNONYMS = {
+    "neutral": ("neutrality", "neu", "none"),
+    "calm": ("calmness",),
+    "happy": ("happiness", "joy", "hap", "enjoyment"),
+    "sad": ("sadness", "sorrow"),
+    "angry": ("anger", "ang", "mad"),
+    "fear": ("fearful", "afraid", "scared", "fea"),
+    "disgust": ("disgusted", "dis"),
+    "surprise": ("surprised", "sur", "astonishment"),
+    "contempt": ("contemptuous",),
+}
+_CANONICAL_OF = {
+    word: canonical for canonical in CANONICAL for word in (canonical, *_SYNONYMS[canonical])
+}
+
+#: The words that a corpus may use, in the corpus's own order.
+CORPUS_WORDS: Mapping[str, tuple[str, ...]] = {
+    "crema-d": ("ANG", "DIS", "FEA", "HAP", "NEU", "SAD"),
+    "ravdess": (
+        "neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised",
+    ),
+    "fer2013": ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral"),
+}  # fmt: skip
+
+
+def canonical(word: str) -> str:
+    """The canonical emotion of a corpus's word; a word nobody knows is its own emotion."""
+    key = word.strip().lower()
+    return _CANONICAL_OF.get(key, key)
+
+
+def check_word(corpus: str, word: str, where: str) -> str:
+    """`word` as `corpus` spells it, or a `UserError` that lists what the corpus knows."""
+    words = CORPUS_WORDS[corpus]
+    for known in words:
+        if known.lower() == word.lower():
+            return known
+    raise UserError(f"{where}: unknown {corpus} emotion {word!r}; known are {', '.join(words)}")
+
+
+@dataclass(frozen=True)
+class LabelSpace:
+    """The classes that a recogniser tells apart, in the order of its outputs.
+
+    Attributes:
+      name: what a config calls it.
+      classes: K class names; a class's index is its place here.
+      members: canonical emotion -> class name. Emotions that are absent are left out of the data.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    members: Mapping[str, str]
+
+    def index(self, word: str) -> int | None:
+        """The class index of a corpus's word; None where the space leaves this emotion out."""
+        name = self.members.get(canonical(word))
+        return None if name is None else self.classes.index(name)
+
+    def to_json(self) -> dict:
+        return {
+            "name": self.name,
+            "classes": list(self.classes),
+            "members": dict(self.members),
+        }
+
+    @classmethod
+    def from_json(cls, value: dict) -> LabelSpace:
+        return cls(value["name"], tuple(value["classes"]), dict(value["members"]))
+
+
+def _same(name: str, *classes: str) -> LabelSpace:
+    return LabelSpace(name, classes, {c: c for c in classes})
+
+
+#: Named label spaces. `crema6` is also paper 1's 6-class cross-corpus space.
+LABEL_SPACES: Mapping[str, LabelSpace] = {
+    space.name: space
+    for space in (
+        _same("crema6", "angry", "disgust", "fear", "happy", "neutral", "sad"),
+        _same(
+            "ravdess8", "neutral", "calm", "happy", "sad", "angry", "fear", "disgust", "surprise"
+        ),
+        _same("fer7", "angry", "disgust", "fear", "happy", "sad", "surprise", "neutral"),
+        # Paper 5: happy and sad are what a robot reacts to, everything else is one class.
+        LabelSpace(
+            "attrah3",
+            ("happy", "unknown", "sad"),
+            {c: c if c in ("happy", "sad") else "unknown" for c in CANONICAL if c != "contempt"},
+        ),
+    )
+}
+
+
+def make_label_space(name: str, words: Iterable[str]) -> LabelSpace:
+    """The label space that a config names; `auto` makes one of the emotions found in the data.
+
+    Args:
+      name: a key of `LABEL_SPACES`, or "auto".
+      words: the corpus words that occur (read for "auto" only).
+
+    Raises:
+      UserError: the name is unknown.
+    """
+    if name == "auto":
+        found = {canonical(word) for word in words}
+        known = [c for c in CANONICAL if c in found]
+        return _same("auto", *known, *sorted(found.difference(CANONICAL)))
+    if name not in LABEL_SPACES:
+        near = get_close_matches(name, [*LABEL_SPACES, "auto"], n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        known = ", ".join([*LABEL_SPACES, "auto"])
+        raise UserError(f"unknown label space {name!r}{hint} (known: {known})")
+    return LABEL_SPACES[name]

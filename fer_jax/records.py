@@ -1,0 +1,218 @@
+"""The Clip: what preprocessing writes and training reads, and its form on disk.
+
+A record directory is a plain TFDS directory (`tfds.builder_from_directory(dir)` opens it) of
+TFRecord shards, one `tf.train.Example` a clip. Large tensors are bytes in C order, little-endian;
+images stay encoded. This file owns the schema; it needs neither TensorFlow nor JAX.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from fer_jax.errors import UserError
+
+#: Raise it when the meaning of a field changes; readers refuse what they do not know.
+SCHEMA_VERSION = 1
+#: The one TFDS split of a record directory. Official partitions are a field of each clip.
+SPLIT = "clips"
+
+_TEXT = ("clip_id", "corpus", "subject", "emotion", "intensity", "statement", "recording", "split",
+         "augmentation", "source")  # fmt: skip
+_SCALARS = {
+    "fps": np.dtype("<f4"),
+    "duration_ms": np.dtype("<f4"),
+    "width": np.dtype("<i4"),
+    "height": np.dtype("<i4"),
+}
+#: Every frame-wise tensor: shape with None for the T frames, dtype.
+TENSORS: Mapping[str, tuple[tuple[int | None, ...], np.dtype]] = {
+    "frame_index": ((None,), np.dtype("<i4")),
+    "time_ms": ((None,), np.dtype("<f4")),
+    "face_found": ((None,), np.dtype("bool")),
+    "box": ((None, 4), np.dtype("<f4")),
+    "landmarks68": ((None, 68, 2), np.dtype("<f4")),
+    "landmarks478": ((None, 478, 3), np.dtype("<f4")),
+    "blendshapes": ((None, 52), np.dtype("<f4")),
+    "pose": ((None, 4, 4), np.dtype("<f4")),
+    "votes": ((10,), np.dtype("<f4")),
+}
+#: Streams that a record directory may or may not hold. `crops` are encoded images.
+OPTIONAL = ("landmarks68", "landmarks478", "blendshapes", "pose", "votes", "crops")
+
+
+def _empty(*shape: int, dtype: str = "<f4") -> Any:
+    return field(default_factory=lambda: np.zeros(shape, dtype))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Clip:
+    """One video, or an image (T = 1).
+
+    A stream that was not extracted is None. In a stream that was, a frame without a face is NaN,
+    never zeros. A clip that is scanned but not yet decoded has T = 0.
+
+    Attributes:
+      clip_id: "<corpus>/<stem>", unique in a corpus.
+      corpus: the adapter that read it, e.g. "crema-d".
+      subject: who is seen; "" where the corpus does not say.
+      emotion: the corpus's own word (see `fer_jax.labels`).
+      intensity, statement: the corpus's own words; "" where it has none.
+      recording: what twins share: one take's audio-video and video-only copies are one recording.
+      split: the corpus's official partition, "train", "validation" or "test"; "" if it has none.
+      augmentation: what made this copy out of the original ("" for the original itself).
+      source: file below the corpus root; "<file>#<row>" for a row of a table.
+      fps: frames a second, 0 for an image.
+      duration_ms: duration in milliseconds, 0 for an image.
+      width, height: size of the source, pixels.
+      frame_index: i32[T], index of each kept frame in the source.
+      time_ms: f32[T], presentation time of each frame.
+      face_found: bool[T], a face of the clip's subject was found.
+      box: f32[T, 4], left, top, right, bottom of the face in source pixels.
+      landmarks68: f32[T, 68, 2], dlib's points (x, y) in source pixels.
+      landmarks478: f32[T, 478, 3], MediaPipe's points: x, y in source pixels, z in the scale of x.
+      blendshapes: f32[T, 52], MediaPipe's scores in its own order.
+      pose: f32[T, 4, 4], MediaPipe's facial transformation matrix.
+      votes: f32[10], FER+ votes of ten annotators, in the order of its file.
+      crops: one encoded image (JPEG or PNG) for each frame, None where no face was found.
+    """
+
+    clip_id: str
+    corpus: str
+    subject: str = ""
+    emotion: str = ""
+    intensity: str = ""
+    statement: str = ""
+    recording: str = ""
+    split: str = ""
+    augmentation: str = ""
+    source: str = ""
+    fps: float = 0.0
+    duration_ms: float = 0.0
+    width: int = 0
+    height: int = 0
+    frame_index: np.ndarray = _empty(0, dtype="<i4")
+    time_ms: np.ndarray = _empty(0)
+    face_found: np.ndarray = _empty(0, dtype="bool")
+    box: np.ndarray = _empty(0, 4)
+    landmarks68: np.ndarray | None = None
+    landmarks478: np.ndarray | None = None
+    blendshapes: np.ndarray | None = None
+    pose: np.ndarray | None = None
+    votes: np.ndarray | None = None
+    crops: tuple[bytes | None, ...] | None = None
+
+    @property
+    def frames(self) -> int:
+        """T, the number of frames."""
+        return len(self.frame_index)
+
+    @property
+    def streams(self) -> tuple[str, ...]:
+        """The optional streams that this clip has."""
+        return tuple(name for name in OPTIONAL if getattr(self, name) is not None)
+
+    def replace(self, **changes: Any) -> Clip:
+        return dataclasses.replace(self, **changes)
+
+
+# Framing: https://www.tensorflow.org/tutorials/load_data/tfrecord#tfrecords_format_details
+
+
+def masked_crc32c(data: bytes) -> int:
+    """TFRecord's checksum: CRC-32C, rotated and offset so that a CRC of CRCs stays sound."""
+    import google_crc32c
+
+    crc = google_crc32c.value(data)
+    return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+def frame_record(payload: bytes) -> bytes:
+    """One TFRecord: length, its CRC, payload, its CRC (8 + 4 + n + 4 bytes)."""
+    length = struct.pack("<Q", len(payload))
+    return b"".join(
+        (
+            length,
+            struct.pack("<I", masked_crc32c(length)),
+            payload,
+            struct.pack("<I", masked_crc32c(payload)),
+        )
+    )
+
+
+def encode(clip: Clip) -> bytes:
+    """A clip as the bytes of a `tf.train.Example`, equal for equal clips.
+
+    Raises:
+      ValueError: a tensor's shape does not fit the schema or the clip's T.
+    """
+    from tensorflow_datasets.proto import tf_example_pb2
+
+    example = tf_example_pb2.Example()
+    feature = example.features.feature
+    feature["schema_version"].int64_list.value.append(SCHEMA_VERSION)
+    for name in _TEXT:
+        feature[name].bytes_list.value.append(getattr(clip, name).encode())
+    for name, dtype in _SCALARS.items():
+        value = getattr(clip, name)
+        if dtype.kind == "f":
+            feature[name].float_list.value.append(value)
+        else:
+            feature[name].int64_list.value.append(value)
+    for name, (shape, dtype) in TENSORS.items():
+        value = getattr(clip, name)
+        if value is None:
+            continue
+        want = tuple(clip.frames if n is None else n for n in shape)
+        if np.shape(value) != want:
+            raise ValueError(f"{clip.clip_id}: {name} is {np.shape(value)}, schema says {want}")
+        data = np.ascontiguousarray(value, dtype).tobytes()
+        feature[name].bytes_list.value.append(data)
+    if clip.crops is not None:
+        found = [crop is not None for crop in clip.crops]
+        if found != [bool(f) for f in clip.face_found]:
+            raise ValueError(f"{clip.clip_id}: crops and face_found disagree")
+        feature["crops"].bytes_list.value.extend(c for c in clip.crops if c is not None)
+    return example.SerializeToString(deterministic=True)
+
+
+def decode(payload: bytes) -> Clip:
+    """The clip that `encode` wrote.
+
+    Raises:
+      UserError: the record is not a clip, or of a newer schema.
+    """
+    from google.protobuf.message import DecodeError
+    from tensorflow_datasets.proto import tf_example_pb2
+
+    try:
+        feature = tf_example_pb2.Example.FromString(payload).features.feature
+    except DecodeError as error:
+        raise UserError("a record is not a tf.train.Example") from error
+    missing = [n for n in ("schema_version", *_TEXT, *_SCALARS) if n not in feature]
+    if missing:
+        raise UserError(f"a record is no FER-JAX clip: it lacks {', '.join(missing)}")
+    version = feature["schema_version"].int64_list.value[0]
+    if version > SCHEMA_VERSION:
+        raise UserError(
+            f"records of schema {version}, this version reads up to {SCHEMA_VERSION}: update fer-jax"
+        )
+    values: dict[str, Any] = {n: feature[n].bytes_list.value[0].decode() for n in _TEXT}
+    for name, dtype in _SCALARS.items():
+        kind = "float_list" if dtype.kind == "f" else "int64_list"
+        values[name] = getattr(feature[name], kind).value[0]
+    for name, (shape, dtype) in TENSORS.items():
+        if name in feature:
+            data = feature[name].bytes_list.value[0]
+            values[name] = np.frombuffer(data, dtype).reshape(
+                [-1 if n is None else n for n in shape]
+            )
+    if "crops" in feature:
+        images = iter(feature["crops"].bytes_list.value)
+        values["crops"] = tuple(next(images) if f else None for f in values["face_found"])
+    return Clip(**values)
