@@ -194,6 +194,8 @@ class Experiment:
     name: str
     paper: Literal["", "ryumina2020", "abdullah2020", "zennou2023", "emotionaldan2018",
                    "attrah2024"] = ""  # fmt: skip
+    reported: dict[str, float] = Field(default_factory=dict)
+    """What the paper reports on its test set, by metric name; shown beside our own numbers."""
     data: Data = Field(default_factory=Data)
     protocol: Protocol = Field(default_factory=Protocol)
     model: Model = Field(default_factory=LSTM)
@@ -257,7 +259,7 @@ def override(experiment: Experiment, changes: Sequence[tuple[str, str]]) -> Expe
         node: Any = document
         for part in path:
             node = node.get(part) if isinstance(node, dict) else None
-        free = path == ["data", "caps"]
+        free = path in (["data", "caps"], ["reported"])
         if not isinstance(node, dict) or (last not in node and not free):
             near = get_close_matches(key, _leaves(document), n=1, cutoff=0.5)
             hint = f"; did you mean --{near[0]}?" if near else ""

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import dataclasses
 import struct
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -42,12 +43,12 @@ TENSORS: Mapping[str, tuple[tuple[int | None, ...], np.dtype]] = {
     "pose": ((None, 4, 4), np.dtype("<f4")),
     "votes": ((10,), np.dtype("<f4")),
 }
+_ESCAPE = "surrogateescape"
 #: Streams that a record directory may or may not hold. `crops` are encoded images.
 OPTIONAL = ("landmarks68", "landmarks478", "blendshapes", "pose", "votes", "crops")
 
 
-def _empty(*shape: int, dtype: str = "<f4") -> Any:
-    return field(default_factory=lambda: np.zeros(shape, dtype))
+_REQUIRED = ("schema_version", *_TEXT, *_SCALARS, *(n for n in TENSORS if n not in OPTIONAL))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -96,10 +97,10 @@ class Clip:
     duration_ms: float = 0.0
     width: int = 0
     height: int = 0
-    frame_index: np.ndarray = _empty(0, dtype="<i4")
-    time_ms: np.ndarray = _empty(0)
-    face_found: np.ndarray = _empty(0, dtype="bool")
-    box: np.ndarray = _empty(0, 4)
+    frame_index: np.ndarray = field(default_factory=partial(np.zeros, 0, "<i4"))
+    time_ms: np.ndarray = field(default_factory=partial(np.zeros, 0, "<f4"))
+    face_found: np.ndarray = field(default_factory=partial(np.zeros, 0, "bool"))
+    box: np.ndarray = field(default_factory=partial(np.zeros, (0, 4), "<f4"))
     landmarks68: np.ndarray | None = None
     landmarks478: np.ndarray | None = None
     blendshapes: np.ndarray | None = None
@@ -119,6 +120,11 @@ class Clip:
 
     def replace(self, **changes: Any) -> Clip:
         return dataclasses.replace(self, **changes)
+
+
+def shard_name(name: str, index: int, count: int) -> str:
+    """The file name of shard `index` of `count` of corpus `name`, as TFDS spells it."""
+    return f"{name}-{SPLIT}.tfrecord-{index:05d}-of-{count:05d}"
 
 
 # Framing: https://www.tensorflow.org/tutorials/load_data/tfrecord#tfrecords_format_details
@@ -145,19 +151,61 @@ def frame_record(payload: bytes) -> bytes:
     )
 
 
+@cache
+def _example_class() -> Any:
+    """The message class of `tf.train.Example`.
+
+    The same as tensorflow/core/example/example.proto, declared here because importing the class
+    from TensorFlow or TFDS takes seconds and drags in OpenCV. A descriptor pool of its own keeps
+    it apart from theirs when they are loaded too.
+    """
+    from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+
+    kind = descriptor_pb2.FieldDescriptorProto
+    file = descriptor_pb2.FileDescriptorProto(
+        name="fer_jax/example.proto", package="tensorflow", syntax="proto3"
+    )
+
+    def add(message: Any, name: str, type_: int | str, *, many: bool = False) -> Any:
+        field = message.field.add(name=name, number=len(message.field) + 1)
+        field.label = kind.LABEL_REPEATED if many else kind.LABEL_OPTIONAL
+        if isinstance(type_, str):
+            field.type, field.type_name = kind.TYPE_MESSAGE, f".tensorflow.{type_}"
+        else:
+            field.type = type_
+        return field
+
+    message = file.message_type.add
+    add(message(name="BytesList"), "value", kind.TYPE_BYTES, many=True)
+    add(message(name="FloatList"), "value", kind.TYPE_FLOAT, many=True)
+    add(message(name="Int64List"), "value", kind.TYPE_INT64, many=True)
+    feature = message(name="Feature", oneof_decl=[{"name": "kind"}])
+    add(feature, "bytes_list", "BytesList").oneof_index = 0
+    add(feature, "float_list", "FloatList").oneof_index = 0
+    add(feature, "int64_list", "Int64List").oneof_index = 0
+    features = message(name="Features")
+    entry = features.nested_type.add(name="FeatureEntry", options={"map_entry": True})
+    add(entry, "key", kind.TYPE_STRING)
+    add(entry, "value", "Feature")
+    add(features, "feature", "Features.FeatureEntry", many=True)
+    add(message(name="Example"), "features", "Features")
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName("tensorflow.Example"))
+
+
 def encode(clip: Clip) -> bytes:
     """A clip as the bytes of a `tf.train.Example`, equal for equal clips.
 
     Raises:
       ValueError: a tensor's shape does not fit the schema or the clip's T.
     """
-    from tensorflow_datasets.proto import tf_example_pb2
-
-    example = tf_example_pb2.Example()
+    example = _example_class()()
     feature = example.features.feature
     feature["schema_version"].int64_list.value.append(SCHEMA_VERSION)
     for name in _TEXT:
-        feature[name].bytes_list.value.append(getattr(clip, name).encode())
+        # File names need not be UTF-8; "surrogateescape" keeps their bytes.
+        feature[name].bytes_list.value.append(getattr(clip, name).encode("utf-8", _ESCAPE))
     for name, dtype in _SCALARS.items():
         value = getattr(clip, name)
         if dtype.kind == "f":
@@ -181,38 +229,121 @@ def encode(clip: Clip) -> bytes:
     return example.SerializeToString(deterministic=True)
 
 
-def decode(payload: bytes) -> Clip:
+def decode(payload: bytes, streams: Collection[str] | None = None) -> Clip:
     """The clip that `encode` wrote.
+
+    Args:
+      payload: one record.
+      streams: the optional streams to decode; None decodes all, others are None in the clip.
+
+    Returns:
+      The clip. Its arrays are read-only.
 
     Raises:
       UserError: the record is not a clip, or of a newer schema.
     """
     from google.protobuf.message import DecodeError
-    from tensorflow_datasets.proto import tf_example_pb2
 
     try:
-        feature = tf_example_pb2.Example.FromString(payload).features.feature
+        feature = _example_class().FromString(payload).features.feature
+        missing = [n for n in _REQUIRED if n not in feature]
+        if missing:
+            raise UserError(f"not a FER-JAX clip: it lacks {', '.join(missing)}")
+        version = feature["schema_version"].int64_list.value[0]
+        if version > SCHEMA_VERSION:
+            raise UserError(
+                f"a clip of schema {version}, this version reads up to {SCHEMA_VERSION}: "
+                "update fer-jax"
+            )
+        return _clip(feature, OPTIONAL if streams is None else streams)
     except DecodeError as error:
-        raise UserError("a record is not a tf.train.Example") from error
-    missing = [n for n in ("schema_version", *_TEXT, *_SCALARS) if n not in feature]
-    if missing:
-        raise UserError(f"a record is no FER-JAX clip: it lacks {', '.join(missing)}")
-    version = feature["schema_version"].int64_list.value[0]
-    if version > SCHEMA_VERSION:
-        raise UserError(
-            f"records of schema {version}, this version reads up to {SCHEMA_VERSION}: update fer-jax"
-        )
-    values: dict[str, Any] = {n: feature[n].bytes_list.value[0].decode() for n in _TEXT}
+        raise UserError("not a FER-JAX clip: no tf.train.Example") from error
+    except (IndexError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"not a FER-JAX clip: {error}") from error
+
+
+def _clip(feature: Any, streams: Collection[str]) -> Clip:
+    values: dict[str, Any] = {
+        n: feature[n].bytes_list.value[0].decode("utf-8", _ESCAPE) for n in _TEXT
+    }
     for name, dtype in _SCALARS.items():
         kind = "float_list" if dtype.kind == "f" else "int64_list"
         values[name] = getattr(feature[name], kind).value[0]
+    frames = len(feature["frame_index"].bytes_list.value[0]) // 4
     for name, (shape, dtype) in TENSORS.items():
-        if name in feature:
-            data = feature[name].bytes_list.value[0]
-            values[name] = np.frombuffer(data, dtype).reshape(
-                [-1 if n is None else n for n in shape]
-            )
-    if "crops" in feature:
-        images = iter(feature["crops"].bytes_list.value)
-        values["crops"] = tuple(next(images) if f else None for f in values["face_found"])
+        if name in OPTIONAL and not (name in streams and name in feature):
+            continue
+        data = np.frombuffer(feature[name].bytes_list.value[0], dtype)
+        values[name] = data.reshape([frames if n is None else n for n in shape])
+    if "crops" in streams and "crops" in feature:
+        crops = feature["crops"].bytes_list.value
+        found = values["face_found"]
+        if len(crops) != np.count_nonzero(found):
+            raise ValueError(f"{len(crops)} crops, {np.count_nonzero(found)} faces found")
+        images = iter(crops)
+        values["crops"] = tuple(next(images) if f else None for f in found)
     return Clip(**values)
+
+
+_TFDS = "tensorflow_datasets.core.features."
+
+
+def tfds_features(
+    streams: Collection[str], crop_shape: tuple[int, int, int] | None, crop_format: str
+) -> dict[str, Any]:
+    """The schema as TFDS's features.json describes it (TFDS 4, `FeaturesDict.to_json`).
+
+    Args:
+      streams: the optional streams that every clip of the directory has.
+      crop_shape: height, width, channels of `crops`.
+      crop_format: "jpeg" or "png".
+
+    Raises:
+      ValueError: an unknown stream, or crops without a shape.
+    """
+    if unknown := set(streams).difference(OPTIONAL):
+        raise ValueError(f"unknown streams {sorted(unknown)}")
+
+    def tensor(shape: tuple[int | None, ...], dtype: str, encoding: str) -> dict[str, Any]:
+        sizes = [str(-1 if n is None else n) for n in shape]
+        return {
+            "dtype": dtype,
+            "encoding": encoding,
+            "shape": {"dimensions": sizes} if sizes else {},
+        }
+
+    features: dict[str, Any] = {
+        name: {"pythonClassName": _TFDS + "text_feature.Text", "text": {}} for name in _TEXT
+    }
+    for name, dtype in {"schema_version": np.dtype("<i4"), **_SCALARS}.items():
+        features[name] = {
+            "pythonClassName": _TFDS + "scalar.Scalar",
+            "tensor": tensor((), dtype.name, "none"),
+        }
+    for name, (shape, dtype) in TENSORS.items():
+        if name not in OPTIONAL or name in streams:
+            features[name] = {
+                "pythonClassName": _TFDS + "tensor_feature.Tensor",
+                "tensor": tensor(shape, dtype.name, "bytes"),
+            }
+    if "crops" in streams:
+        if crop_shape is None:
+            raise ValueError("crops need a shape")
+        image = {
+            "dtype": "uint8",
+            "encodingFormat": crop_format,
+            "shape": {"dimensions": [str(n) for n in crop_shape]},
+        }
+        features["crops"] = {
+            "pythonClassName": _TFDS + "sequence_feature.Sequence",
+            "sequence": {
+                "feature": {"image": image, "pythonClassName": _TFDS + "image_feature.Image"},
+                "length": "-1",
+            },
+        }
+    return {
+        "featuresDict": {"features": features},
+        "pythonClassName": _TFDS + "features_dict.FeaturesDict",
+    }

@@ -1,0 +1,73 @@
+# Everything runs in .venv, which the first target that needs it makes from PYTHON and the pinned
+# packages of requirements/. Say e.g. `make test PYTHON=python3.12` to choose another Python.
+
+PYTHON ?= python3
+VENV ?= .venv
+JOBS ?= auto
+OUT ?= demo
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+INSTALL := $(PIP) install --quiet --no-deps --require-hashes
+PINS := $(wildcard requirements/*.txt)
+BENCHMARKS := $(basename $(notdir $(filter-out %/__init__.py,$(wildcard benchmarks/*.py))))
+
+# MediaPipe's model is taken from here, where the folder exists, instead of being downloaded.
+ifneq ($(wildcard ../shared/models),)
+export FER_JAX_MODELS ?= $(abspath ../shared/models)
+endif
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test lint format bench lock clean
+
+help:  ## this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-8s %s\n", $$1, $$2}'
+
+venv: $(VENV)/.project  ## make .venv: everything that demo, tests and lint need
+
+$(VENV)/.packages: $(PINS)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"{sys.executable} is Python {sys.version.split()[0]}; FER-JAX needs 3.11 or newer: make PYTHON=python3.11")'
+	$(PYTHON) -m venv --clear $(VENV)
+	$(INSTALL) --requirement requirements/build.txt
+	$(INSTALL) --no-build-isolation --use-pep517 --requirement requirements/dev.txt
+	@touch $@
+
+$(VENV)/.project: $(VENV)/.packages pyproject.toml
+	$(PIP) install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: venv  ## a corpus of video files, a recogniser trained on it and its report, in OUT
+	$(BIN)/fer-jax demo $(OUT)
+
+test: venv  ## the test suite, on JOBS processes
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+
+lint: venv  ## ruff and pyright
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+format: venv  ## rewrite what ruff can mend
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# PyTorch is installed for the benchmarks alone: away from a CPU-only wheel it is gigabytes.
+bench: venv  ## side by side with PyTorch, Flax and MediaPipe, on the CPU
+	@$(BIN)/python -c 'import torch' 2>/dev/null || $(PIP) install --quiet 'torch>=2.9'
+	@for question in $(BENCHMARKS); do \
+	  JAX_PLATFORMS=cpu $(BIN)/python -m benchmarks.$$question --json || exit 1; done
+
+lock: venv  ## refresh the pins of requirements/ (UPGRADE=--upgrade for the newest)
+	@$(BIN)/python -c 'import uv' 2>/dev/null || $(PIP) install --quiet uv
+	$(LOCK) requirements/build.in --output-file requirements/build.txt
+	$(LOCK) pyproject.toml --extra test --constraint requirements/build.txt --output-file requirements/dev.txt
+	$(LOCK) pyproject.toml --constraint requirements/dev.txt --output-file requirements/base.txt
+
+# One set of pins for every Python and platform, so that all of them run what the tests ran.
+LOCK = $(BIN)/python -m uv pip compile --quiet --universal --python-version 3.11 \
+  --fork-strategy fewest --generate-hashes --no-emit-index-url --no-emit-find-links \
+  --no-annotate --no-header $(UPGRADE)
+
+clean:  ## remove .venv, caches and what demo and bench wrote
+	rm -rf $(VENV) .pytest_cache .ruff_cache build dist $(OUT) bench-results
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

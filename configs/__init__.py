@@ -1,0 +1,1 @@
+"""One file a system: <paper>_<system>.py with `def experiment() -> Experiment`."""

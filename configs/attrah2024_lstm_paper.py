@@ -1,0 +1,43 @@
+"""Attrah 2024 (paper 5) with its exact optimizer: 5,000 epochs at a learning rate of 1.0955e-6.
+
+Records: fer-jax preprocess fer2013 RAW records/ --outputs blendshapes,crops --augment 1
+Run:     fer-jax train configs/attrah2024_lstm_paper.py --data.dir records/
+
+The network, data and protocol of attrah2024_lstm.py; AdamW with global clip norm 1, amsgrad and
+Keras' default weight decay, as in the author's notebook (reproduction.md 5.1). The paper ran it for
+two days on a laptop GPU; early stopping on the training loss with patience 500 never came to bear.
+
+What we found: at this rate the loss still falls slowly after thousands of epochs, and the result is
+that of attrah2024_lstm.py after a few dozen epochs at a rate a thousand times larger. Use that one.
+"""
+
+from fer_jax.config import LSTM, Data, EarlyStop, Experiment, Optim, Protocol, Track, Train
+
+
+def experiment() -> Experiment:
+    return Experiment(
+        name="attrah2024_lstm_paper",
+        paper="attrah2024",
+        reported={"accuracy": 0.7199, "macro_f1": 0.6298, "cross_entropy": 0.6235},
+        data=Data(
+            labels="attrah3",
+            features="blendshapes-52",
+            length="frames",
+            zscore=False,
+            caps={"happy": 4000, "sad": 4000, "angry": 1500, "fear": 1500, "surprise": 1500,
+                  "neutral": 1500},
+        ),
+        protocol=Protocol(name="official"),
+        model=LSTM(
+            units=(52, 16, 48, 44), dropout=0.0, activation="selu", steps="features",
+            kernel_l2=1.95e-6,
+        ),
+        optim=Optim(
+            name="adamw", lr=1.0955e-6, weight_decay=0.004, amsgrad=True, clip_norm=1.0
+        ),
+        train=Train(
+            epochs=5000, batch=128, monitor="validation/loss",
+            early_stop=EarlyStop(patience=500, min_delta=1e-4),
+        ),
+        track=Track(tensorboard=True),
+    )  # fmt: skip

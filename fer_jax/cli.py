@@ -1,0 +1,264 @@
+"""`fer-jax <command>`: parsing, and one line for every mistake of the user's.
+
+Exit codes: 0 done, 2 the user can fix it, 1 our bug, 3 done but some files could not be read
+(`preprocess`), 4 the audit found a leak (`audit --strict`), 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from fer_jax import __version__
+from fer_jax.errors import UserError
+
+EPILOG = "Exit codes: 0 done, 2 a mistake you can fix, 1 a bug of ours, 130 interrupted."
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message} (see `{self.prog} --help`)")
+
+
+def _preprocess(args: argparse.Namespace) -> tuple[int, dict[str, Any], str]:
+    from fer_jax.progress import Progress
+    from preprocessing.build import make_recipe, preprocess
+
+    options = {
+        name: value
+        for name in ("crop_size", "crop_color", "crop_format", "align")
+        if (value := getattr(args, name)) is not None
+    }
+    recipe = make_recipe(args.corpus, args.outputs.split(","), **options)
+    with Progress("preprocess", "clips") as progress:
+        report = preprocess(
+            args.corpus,
+            args.raw,
+            args.out,
+            recipe=recipe,
+            workers=args.workers,
+            engine=args.engine,
+            augment=args.augment,
+            limit=args.limit,
+            on_progress=lambda done, total, bad: progress(done, total, f"{bad} quarantined"),
+        )
+    return report.exit_code, report.to_json(), report.render()
+
+
+def _inspect(args: argparse.Namespace) -> tuple[int, dict[str, Any], str]:
+    from fer_jax.data.inspect import inspect, render
+
+    report = inspect(args.dir, check=args.check)
+    return 2 if report.get("problems") else 0, report, render(report)
+
+
+def _audit(args: argparse.Namespace) -> tuple[int, dict[str, Any], str]:
+    from fer_jax.config import Experiment, override
+    from fer_jax.data import audit, corpus, protocols
+
+    experiment = override(
+        Experiment(name="audit"),
+        [
+            ("protocol.name", args.protocol),
+            ("protocol.folds", str(args.folds)),
+            ("protocol.fold", str(args.fold)),
+            ("protocol.seed", str(args.seed)),
+        ],
+    )
+    clips = corpus.load(args.dir)
+    split = protocols.make_split(clips, experiment.protocol)
+    report = audit.audit(clips, split)
+    sizes = {part: len(getattr(split, part)) for part in ("train", "validation", "test")}
+    report |= {"protocol": split.name, "split_sha256": split.sha256, "clips": sizes}
+    text = "\n".join(
+        [report["verdict"], *(f"{k}: {v}" for k, v in report.items() if k != "verdict")]
+    )
+    leaky = args.strict and not report["verdict"].startswith("clean")
+    return 4 if leaky else 0, report, text
+
+
+def _train(args: argparse.Namespace) -> tuple[int, dict[str, Any], str]:
+    from fer_jax.config import load_config
+    from fer_jax.evaluation.pipeline import run_directory, train_and_report
+
+    experiment = load_config(args.config, args.overrides)
+    run = args.out or run_directory(experiment)
+    metrics, text = train_and_report(experiment, run, command=shlex.join(sys.argv))
+    return 0, {"run": str(run), **metrics}, text
+
+
+def _evaluate(args: argparse.Namespace) -> tuple[int, dict[str, Any], str]:
+    from fer_jax.evaluation.evaluate import evaluate, render
+    from fer_jax.evaluation.report import write_report
+
+    metrics = evaluate(args.run_dir, args.data, split=args.split)
+    text = render(metrics)
+    if metrics["split"] == "test":
+        text += f"\nreport: {write_report(args.run_dir)}"
+    return 0, metrics, text
+
+
+def _predict(args: argparse.Namespace) -> tuple[int, dict[str, Any], str]:
+    from fer_jax.deploy.predict import predict_files
+    from fer_jax.progress import Progress
+
+    with Progress("predict", "frames") as progress:
+        report = predict_files(
+            args.run_dir, args.files, args.out, video=not args.no_video, on_progress=progress
+        )
+    lines = [
+        f"{item['file']}: {item['predicted']} ({item['probability']:.2f}), "
+        f"face in {item['faces']} of {item['frames']} frames -> {item['frames_csv']}"
+        + (f", {item['annotated']}" if item["annotated"] else "")
+        for item in report["files"]
+    ]
+    lines += [f"{item['file']}: skipped, {item['reason']}" for item in report["skipped"]]
+    return 2 if report["skipped"] else 0, report, "\n".join(lines)
+
+
+def _demo(args: argparse.Namespace) -> tuple[int, dict[str, Any], str]:
+    from fer_jax.demo import demo
+
+    report, text = demo(args.out, workers=args.workers, seed=args.seed)
+    return 0, report, text
+
+
+def _doctor(args: argparse.Namespace) -> tuple[int, dict[str, Any], str]:
+    from fer_jax.doctor import doctor, render
+
+    report = doctor()
+    return 0 if report["ok"] else 2, report, render(report)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="fer-jax",
+        description="Train and run facial-expression recognisers from face videos, in JAX.",
+        epilog=EPILOG,
+    )
+    parser.add_argument("--version", action="version", version=f"fer-jax {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+
+    def add(name: str, run: Callable[..., Any], text: str, example: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(
+            name,
+            help=text,
+            description=text,
+            epilog=f"Example:\n  {example}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        command.set_defaults(run=run)
+        command.add_argument("--json", action="store_true", help="print one JSON object last")
+        return command
+
+    p = add("demo", _demo, "Generate a small corpus of real videos and do the main job on it.",
+            "fer-jax demo demo/")  # fmt: skip
+    p.add_argument("out", nargs="?", type=Path, default=Path("demo"), metavar="OUT")
+    p.add_argument("--workers", type=int, help="processes (default: one a core)")
+    p.add_argument("--seed", type=int, default=0)
+
+    p = add("preprocess", _preprocess, "Turn videos and images into a record directory.",
+            "fer-jax preprocess fer2013 fer2013/ records/ --outputs blendshapes,crops")  # fmt: skip
+    p.add_argument("corpus", metavar="CORPUS", help="folder, csv, crema-d, ravdess or fer2013")
+    p.add_argument("raw", type=Path, metavar="RAW", help="the corpus as it was downloaded")
+    p.add_argument("out", type=Path, metavar="OUT", help="the record directory to write")
+    p.add_argument("--outputs", default="landmarks",
+                   help="comma-separated: landmarks (dlib), blendshapes (MediaPipe), crops")  # fmt: skip
+    p.add_argument("--workers", type=int, help="processes (default: one a core)")
+    p.add_argument("--engine", default="local", help="local or ray")
+    p.add_argument("--crop-size", type=int, help="side of a crop, pixels")
+    p.add_argument("--crop-color", help="rgb or gray")
+    p.add_argument("--crop-format", help="jpeg or png")
+    p.add_argument("--align", help="face: turn and scale by the landmarks; none: the whole image")
+    p.add_argument("--augment", type=int, default=0, metavar="N",
+                   help="add N flipped and turned copies of each training image (paper 5)")  # fmt: skip
+    p.add_argument("--limit", type=int, metavar="N", help="only the first N clips, for a trial")
+
+    p = add("inspect", _inspect, "What a record directory holds.", "fer-jax inspect records/")
+    p.add_argument("dir", type=Path, metavar="DIR")
+    p.add_argument("--check", action="store_true", help="read everything, verify every checksum")
+
+    p = add("audit", _audit, "What leaks from the training part of a split into its test part.",
+            "fer-jax audit records/ --protocol random-kfold")  # fmt: skip
+    p.add_argument("dir", type=Path, metavar="DIR")
+    p.add_argument("--protocol", default="subject", metavar="NAME")
+    p.add_argument("--folds", type=int, default=10)
+    p.add_argument("--fold", type=int, default=0)
+    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--strict", action="store_true", help="exit 4 if anything leaks")
+
+    p = add("train", _train, "Train, evaluate and report one run; repeat the command to resume it.",
+            "fer-jax train configs/attrah2024_lstm.py --data.dir records/ --train.epochs 50")  # fmt: skip
+    p.usage = "fer-jax train CONFIG [--out RUN] [--json] [--key value ...]"
+    p.add_argument("config", metavar="CONFIG", help="a config file, or a run's config.json")
+    p.add_argument("--out", type=Path, metavar="RUN",
+                   help="run directory (default: runs/<name>-<hash of the config>)")  # fmt: skip
+
+    p = add("evaluate", _evaluate, "Evaluate a run on its own test part, or on other records.",
+            "fer-jax evaluate runs/attrah2024_lstm-1a2b3c4d other-records/")  # fmt: skip
+    p.add_argument("run_dir", type=Path, metavar="RUN")
+    p.add_argument("data", type=Path, nargs="?", metavar="DATA")
+    p.add_argument("--split", default="test", choices=("train", "validation", "test"))
+
+    p = add("predict", _predict, "Predict videos and images: CSVs and an annotated copy.",
+            "fer-jax predict runs/attrah2024_lstm-1a2b3c4d video.mp4")  # fmt: skip
+    p.add_argument("run_dir", type=Path, metavar="RUN")
+    p.add_argument("files", type=Path, nargs="+", metavar="FILE")
+    p.add_argument("--out", type=Path, help="where to write (default: RUN/predictions)")
+    p.add_argument("--no-video", action="store_true", help="no annotated copy")
+
+    add("doctor", _doctor, "What is installed, which devices and model files; and what to mend.",
+        "fer-jax doctor")  # fmt: skip
+    return parser
+
+
+def _overrides(rest: Sequence[str]) -> list[tuple[str, str]]:
+    """`--a.b value` and `--a.b=value` as pairs."""
+    pairs, queue = [], list(rest)
+    while queue:
+        word = queue.pop(0)
+        if not word.startswith("--") or len(word) < 3:
+            raise UserError(f"unexpected argument {word!r}; overrides look like --train.epochs 5")
+        key, equals, value = word[2:].partition("=")
+        if not equals:
+            if not queue:
+                raise UserError(f"--{key} needs a value, as in --{key} 5")
+            value = queue.pop(0)
+        pairs.append((key, value))
+    return pairs
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    args, rest = make_parser().parse_known_args(argv)
+    if rest and args.command != "train":
+        raise UserError(f"unknown argument {rest[0]} (see `fer-jax {args.command} --help`)")
+    args.overrides = _overrides(rest)
+    return args
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    try:
+        args = _parse(argv)
+        code, report, text = args.run(args)
+        print(json.dumps(report) if args.json else text)
+        return code
+    except UserError as error:
+        print(f"fer-jax: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt as error:
+        rest = f": {error}" if str(error) else "; repeat the command to go on"
+        print(f"fer-jax: interrupted{rest}", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

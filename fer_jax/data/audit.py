@@ -1,0 +1,97 @@
+"""What a split leaks: how much of the test set the training set already knows."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from fer_jax.data.protocols import Split
+from fer_jax.records import Clip
+
+#: What is compared exactly: everything that was extracted from the pictures.
+_CONTENT = ("crops", "landmarks68", "landmarks478", "blendshapes")
+
+
+def content_hash(clip: Clip) -> str:
+    """SHA-256 of a clip's extracted streams; "" where it has none."""
+    digest, found = hashlib.sha256(), False
+    for name in _CONTENT:
+        value = getattr(clip, name)
+        if value is None:
+            continue
+        found = True
+        blobs = [b or b"" for b in value] if name == "crops" else [value.tobytes()]
+        for blob in (name.encode(), *blobs):
+            digest.update(len(blob).to_bytes(8, "little") + blob)
+    return digest.hexdigest() if found else ""
+
+
+_KEYS: Mapping[str, Callable[[Clip], str]] = {
+    "subject_overlap": lambda clip: clip.subject,
+    "twin_overlap": lambda clip: clip.recording,
+    "near_duplicates": content_hash,
+    "statement_overlap": lambda clip: clip.statement,
+}
+#: What makes a split leak, worst first. The statement does not: faces are judged.
+_LEAKS = {
+    "twin_overlap": "have their twin in training",
+    "near_duplicates": "have an exact copy in training",
+    "subject_overlap": "show a subject of training",
+    "statistics_outside_train": "were used for statistics",
+}
+
+
+def audit(
+    clips: Sequence[Clip], split: Split, statistics: Iterable[int] | None = None
+) -> dict[str, Any]:
+    """Measures what leaks from the test part of a split into its training part.
+
+    Augmented copies only ever follow a training original, so they add nothing.
+
+    Args:
+      clips: the corpus that was split. Each training and test clip is read once.
+      split: of `fer_jax.data.protocols.make_split`.
+      statistics: indices of the clips that normalisation or feature selection looked at; the
+        training part if not given.
+
+    Returns:
+      JSON-ready. Each number is the share of those test clips of which the records say it, None
+      where they say it of none:
+      subject_overlap: their subject also trains;
+      twin_overlap: their recording also trains, e.g. as RAVDESS's video-only copy;
+      near_duplicates: a training clip has exactly the same extracted streams;
+      statement_overlap: what they say is also said in training;
+      statistics_outside_train: they are among `statistics`.
+      verdict: one line that starts with "clean" or "leaks".
+    """
+    known = {name: set() for name in _KEYS}
+    for index in split.train:
+        clip = clips[int(index)]
+        for name, key in _KEYS.items():
+            known[name].add(key(clip))
+    hits = {name: [] for name in _KEYS}
+    for index in split.test:
+        clip = clips[int(index)]
+        for name, key in _KEYS.items():
+            if value := key(clip):
+                hits[name].append(value in known[name])
+    fitted = set() if statistics is None else {int(i) for i in statistics}
+    hits["statistics_outside_train"] = [int(i) in fitted for i in split.test]
+    shares = {name: sum(hit) / len(hit) if hit else None for name, hit in hits.items()}
+    return {"verdict": _verdict(shares), **shares}
+
+
+def _verdict(shares: Mapping[str, float | None]) -> str:
+    leaks = [
+        f"{100 * share:.1f} % of test clips {what}"
+        for name, what in _LEAKS.items()
+        if (share := shares[name])
+    ]
+    unknown = [
+        word
+        for name, word in (("subject_overlap", "subjects"), ("twin_overlap", "recordings"))
+        if shares[name] is None
+    ]
+    verdict = "leaks: " + "; ".join(leaks) if leaks else "clean"
+    return verdict + (f" (the records name no {' and no '.join(unknown)})" if unknown else "")

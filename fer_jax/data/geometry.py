@@ -1,0 +1,134 @@
+"""What a model sees of one frame: landmark geometry and blendshape scores.
+
+Landmarks are dlib's 68 points, zero-based. Features are computed on the device from raw streams,
+so that 2,278 distances never need to be stored.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from importlib.resources import files
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fer_jax.config import Features
+
+#: Side of the square that landmarks are scaled to, pixels (paper 1).
+SIDE = 224
+_NOSE_TOP, _NOSE_TIP = 27, 30
+
+
+@cache
+def _facts(name: str) -> Any:
+    return json.loads(files("fer_jax.data").joinpath(name).read_text())
+
+
+def stream_of(features: Features) -> Literal["landmarks68", "blendshapes"]:
+    """The stream of a Clip that the features are computed from."""
+    return "blendshapes" if features.startswith("blendshapes") else "landmarks68"
+
+
+def dimension(features: Features) -> int:
+    """F, the number of features of a frame: every name ends in it."""
+    return int(features.rpartition("-")[2])
+
+
+def raw_shape(features: Features) -> tuple[int, ...]:
+    """Shape of one frame of the stream: (68, 2) or (52,)."""
+    return (52,) if stream_of(features) == "blendshapes" else (68, 2)
+
+
+def landmark_pairs(features: Features) -> np.ndarray:
+    """The landmark pairs of "distances-F", i < j.
+
+    "distances-2278" are all pairs in lexicographic order; 104, 259 and 368 are the lists that
+    paper 1 publishes as its annex, in their order.
+
+    Returns:
+      i32[F, 2].
+    """
+    if features == "distances-2278":
+        return np.stack(np.triu_indices(68, k=1), axis=1).astype(np.int32)
+    return np.asarray(_facts("landmark_pairs.json")["pairs"][features[10:]], np.int32)
+
+
+def blendshape_names(features: Features = "blendshapes-52") -> tuple[str, ...]:
+    """MediaPipe's names of the scores, in feature order."""
+    facts = _facts("blendshapes.json")
+    names = facts["names"]
+    return tuple(names if features == "blendshapes-52" else (names[i] for i in facts["kept_27"]))
+
+
+def scale_landmarks(
+    landmarks: np.ndarray,
+    box: np.ndarray,
+    width: int,
+    height: int,
+    how: Literal["face-box", "full-frame"],
+) -> np.ndarray:
+    """Landmarks in source pixels, scaled to a 224x224 square (paper 1; reproduction.md 1.3).
+
+    Args:
+      landmarks: f32[..., 68, 2], x and y in source pixels.
+      box: f32[..., 4], left, top, right, bottom of the face ("face-box" only).
+      width, height: size of the source in pixels ("full-frame" only).
+      how: which rectangle becomes the square.
+
+    Returns:
+      f32[..., 68, 2]; NaN where the landmarks or the box are.
+    """
+    if how == "full-frame":
+        size = np.array([width, height], np.float32)
+        return np.asarray(landmarks * (np.float32(SIDE) / size), np.float32)
+    corner, opposite = box[..., None, :2], box[..., None, 2:]
+    return np.asarray((landmarks - corner) * (np.float32(SIDE) / (opposite - corner)), np.float32)
+
+
+def compute(features: Features, raw: jax.Array) -> jax.Array:
+    """Features of every frame, before normalisation.
+
+    Args:
+      features: which ones.
+      raw: f32[..., 68, 2] scaled landmarks, or f32[..., 52] blendshape scores.
+
+    Returns:
+      f32[..., F]. Coordinates are x0, y0, x1, y1, ...; distances follow `landmark_pairs`.
+    """
+    if features == "blendshapes-52":
+        return raw
+    if features == "blendshapes-27":
+        kept = _facts("blendshapes.json")["kept_27"]
+        return jnp.take(raw, np.asarray(kept, np.int32), axis=-1, mode="clip")
+    if features == "coords-136":
+        return raw.reshape(*raw.shape[:-2], 136)
+    if features == "emotii-272":
+        return _emotii(raw)
+    pairs = landmark_pairs(features)
+    first = jnp.take(raw, pairs[:, 0], axis=-2, mode="clip")
+    second = jnp.take(raw, pairs[:, 1], axis=-2, mode="clip")
+    return jnp.sqrt(jnp.sum(jnp.square(first - second), axis=-1))
+
+
+def _emotii(points: jax.Array) -> jax.Array:
+    """x, y, distance to the centre of gravity and nose-corrected angle of each landmark.
+
+    Paper 1's 272 features after its reference [11]; the formula and its special cases are those
+    of reproduction.md 1.2. Angles are in degrees with period 180. An exactly upright nose has
+    phi = 0.
+    """
+    x, y = points[..., 0], points[..., 1]
+    u = x - jnp.mean(x, axis=-1, keepdims=True)
+    v = y - jnp.mean(y, axis=-1, keepdims=True)
+    distance = jnp.sqrt(u * u + v * v)
+    top, tip = points[..., _NOSE_TOP, :], points[..., _NOSE_TIP, :]
+    rise, run = top[..., 1] - tip[..., 1], top[..., 0] - tip[..., 0]
+    phi = jnp.trunc(jnp.degrees(jnp.arctan(rise / jnp.where(run == 0, 1, run))))
+    phi = jnp.where(phi < 0, phi + 90, phi - 90)
+    phi = jnp.where(run == 0, 0, phi)[..., None]
+    angle = jnp.degrees(jnp.arctan(v / jnp.where(u == 0, 1, u)))
+    angle = jnp.where(u == 0, 90, angle) - phi
+    return jnp.stack([x, y, distance, angle], axis=-1).reshape(*points.shape[:-2], 272)

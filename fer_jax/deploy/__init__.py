@@ -1,0 +1,1 @@
+"""Trained recognisers at work: prediction on videos and images."""

@@ -1,0 +1,1 @@
+"""What a trained recogniser is worth: metrics, intervals, reports."""

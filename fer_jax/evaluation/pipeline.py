@@ -1,0 +1,43 @@
+"""One run from config to report: train, evaluate the best checkpoint, write the page."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from fer_jax.config import Experiment
+from fer_jax.evaluation.evaluate import evaluate, render, write_text
+from fer_jax.evaluation.report import write_report
+from fer_jax.progress import Progress
+from fer_jax.training import loop
+
+
+def run_directory(experiment: Experiment) -> Path:
+    """`runs/<name>-<hash>`: the same config lands in the same place, so repeating is resuming."""
+    text = json.dumps(experiment.to_json(), sort_keys=True)
+    return Path("runs") / f"{experiment.name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def train_and_report(
+    experiment: Experiment, run: Path, *, command: str = ""
+) -> tuple[dict[str, Any], str]:
+    """Train (or resume, or find finished) a run, then evaluate it and write report.html.
+
+    Args:
+      experiment: what to train.
+      run: the run directory.
+      command: what the user typed, kept in command.txt for the report.
+
+    Returns:
+      metrics.json's content, and the lines to show.
+    """
+    with Progress(f"train {experiment.name}", "epochs") as progress:
+        summary = loop.train(experiment, run, on_progress=progress)
+    if command and not (run / "command.txt").is_file():
+        write_text(run / "command.txt", command + "\n")
+    metrics = evaluate(run)
+    page = write_report(run)
+    lines = [*summary.get("notes", ()), render(metrics), f"run: {run}", f"report: {page}"]
+    return metrics, "\n".join(lines)

@@ -1,0 +1,38 @@
+"""Which epoch is the best one, and when it is time to stop."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fer_jax import config
+
+
+@dataclass(frozen=True)
+class Monitor:
+    """What the monitored figure has done so far.
+
+    The best epoch is the first with the best figure, however small the gain (Keras's
+    ModelCheckpoint). Stopping looks at gains of more than `min_delta` only (Keras's EarlyStopping).
+    Epochs count from 1; 0 is none yet.
+    """
+
+    best: float | None = None
+    best_epoch: int = 0
+    reference: float | None = None
+    reference_epoch: int = 0
+
+    def update(self, settings: config.Train, epoch: int, value: float) -> Monitor:
+        """The monitor after `epoch` gave `value`. `best_epoch == epoch` says it is the best."""
+        best, reference = (self.best, self.best_epoch), (self.reference, self.reference_epoch)
+        sign = -1.0 if settings.monitor.endswith("/loss") else 1.0
+        if self.best is None or sign * value > sign * self.best:
+            best = (value, epoch)
+        gain = settings.early_stop.min_delta
+        if self.reference is None or sign * value > sign * self.reference + gain:
+            reference = (value, epoch)
+        return Monitor(*best, *reference)
+
+    def exhausted(self, settings: config.Train, epoch: int) -> bool:
+        """`early_stop.patience` epochs have passed without a gain."""
+        patience = settings.early_stop.patience
+        return patience > 0 and epoch - self.reference_epoch >= patience

@@ -1,0 +1,98 @@
+"""Optimizers with Keras's arithmetic, since the reproduced papers are Keras.
+
+Adam differs from optax's in where epsilon stands: Keras divides by sqrt(v) + 1e-7 and corrects the
+bias in the step size, so its effective epsilon shrinks early on (Kingma & Ba 2015, end of section
+2). AMSGrad keeps the maximum of the uncorrected v.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from fer_jax import config
+
+BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-7
+
+
+class AdamState(NamedTuple):
+    count: jax.Array
+    """i32[], updates done."""
+    mean: Any
+    """Running mean of the gradient, a tree like the parameters."""
+    square: Any
+    """Running mean of its square."""
+    largest: Any
+    """Largest `square` so far; an empty tuple without AMSGrad."""
+
+
+def scale_by_adam(amsgrad: bool = False) -> optax.GradientTransformation:
+    """The direction of Keras 3's Adam, before the learning rate."""
+
+    def init(params: Any) -> AdamState:
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        return AdamState(jnp.zeros((), jnp.int32), zeros, zeros, zeros if amsgrad else ())
+
+    def update(grads: Any, state: AdamState, params: Any = None) -> tuple[Any, AdamState]:
+        del params
+        count = state.count + 1
+        mean = jax.tree.map(lambda m, g: m + (g - m) * (1 - BETA_1), state.mean, grads)
+        square = jax.tree.map(
+            lambda v, g: v + (jnp.square(g) - v) * (1 - BETA_2), state.square, grads
+        )
+        largest = jax.tree.map(jnp.maximum, state.largest, square) if amsgrad else ()
+        time = count.astype(jnp.float32)
+        size = jnp.sqrt(1 - BETA_2**time) / (1 - BETA_1**time)
+        updates = jax.tree.map(
+            lambda m, v: size * m / (jnp.sqrt(v) + EPSILON), mean, largest if amsgrad else square
+        )
+        return updates, AdamState(count, mean, square, largest)
+
+    return optax.GradientTransformation(init, update)
+
+
+def make_schedule(settings: config.Optim, steps_per_epoch: int, epochs: int) -> optax.Schedule:
+    """The learning rate as a function of the steps done.
+
+    constant: lr. inverse-time: lr / (1 + decay * step), as Keras 2's `decay`. cosine: to 0 at the
+    last step. A warm-up rises linearly from 0 and the schedule starts after it.
+    """
+    warmup = round(settings.warmup_epochs * steps_per_epoch)
+    if settings.schedule == "inverse-time":
+
+        def schedule(step: Any) -> Any:
+            return settings.lr / (1.0 + settings.decay * step)
+
+    elif settings.schedule == "cosine":
+        rest = max(steps_per_epoch * epochs - warmup, 1)
+        schedule = optax.cosine_decay_schedule(settings.lr, rest)
+    else:
+        schedule = optax.constant_schedule(settings.lr)
+    if not warmup:
+        return schedule
+    rise = optax.linear_schedule(0.0, settings.lr, warmup)
+    return optax.join_schedules([rise, schedule], [warmup])
+
+
+def make_optimizer(
+    settings: config.Optim, steps_per_epoch: int, epochs: int
+) -> optax.GradientTransformation:
+    """The optimizer of a config.
+
+    The gradient's global norm is clipped first. `weight_decay` is then L2 added to the gradient
+    (adam, sgd: as PyTorch) or decoupled, lr * decay * parameter taken off every parameter, biases
+    too (adamw: as Keras). SGD's momentum accumulates lr * gradient, as Keras.
+    """
+    rate = optax.scale_by_learning_rate(make_schedule(settings, steps_per_epoch, epochs))
+    clip = [optax.clip_by_global_norm(settings.clip_norm)] if settings.clip_norm else []
+    decay = [optax.add_decayed_weights(settings.weight_decay)] if settings.weight_decay else []
+    if settings.name == "sgd":
+        momentum = [optax.trace(settings.momentum)] if settings.momentum else []
+        return optax.chain(*clip, *decay, rate, *momentum)
+    adam = scale_by_adam(settings.amsgrad)
+    if settings.name == "adamw":
+        return optax.chain(*clip, adam, *decay, rate)
+    return optax.chain(*clip, *decay, adam, rate)

@@ -1,0 +1,117 @@
+"""One step, written for one device, mapped over devices along the axis "data".
+
+Inside a mapped function `jax.lax.psum(x, AXIS)` adds over the devices. The mesh is made here and
+nowhere else. `shard_map` under `jit` is the default; `jax.pmap` does the same to the bit (tested).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from fer_jax import config
+from fer_jax.errors import UserError
+
+#: The name of the device axis.
+AXIS = "data"
+
+
+def make_mesh(settings: config.Parallel) -> Mesh:
+    """A mesh of this process's devices, one axis "data".
+
+    The axis is Auto: a scan whose carry starts from a constant fails under Explicit axes.
+
+    Raises:
+      UserError: more devices are asked for than there are.
+    """
+    devices = jax.local_devices()
+    count = settings.devices or len(devices)
+    if count > len(devices):
+        raise UserError(
+            f"--parallel.devices {count}: this machine has {len(devices)} "
+            f"{devices[0].platform} device(s); use at most that, or 0 for all"
+        )
+    return jax.make_mesh((count,), (AXIS,), axis_types=(AxisType.Auto,), devices=devices[:count])
+
+
+def replicate(tree: Any, mesh: Mesh) -> Any:
+    """The tree's arrays, whole on every device."""
+    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+
+
+def spread(tree: Any, mesh: Mesh) -> Any:
+    """Arrays [D, ...] with row d on device d."""
+    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec(AXIS)))
+
+
+def deal(index: np.ndarray, weight: np.ndarray, mesh: Mesh) -> tuple[jax.Array, jax.Array]:
+    """Batches as each device's share of them.
+
+    Args:
+      index: i32[S, B] of S batches.
+      weight: f32[S, B]; 0 is padding.
+
+    Returns:
+      i32[D, S, b] and f32[D, S, b], b = ceil(B / D), on the devices. Where D does not divide B the
+      last devices get padding of weight 0.
+    """
+    steps, batch = index.shape
+    share = -(-batch // mesh.size)
+    fill = ((0, 0), (0, share * mesh.size - batch))
+
+    def shares(values: np.ndarray) -> np.ndarray:
+        return np.pad(values, fill).reshape(steps, mesh.size, share).transpose(1, 0, 2).copy()
+
+    return spread((shares(index), shares(weight)), mesh)
+
+
+def map_devices(
+    function: Callable[..., tuple[Any, ...]],
+    mesh: Mesh,
+    mapper: str,
+    in_axes: Sequence[int | None],
+    out_axes: Sequence[int | None],
+    donate: Sequence[int] = (),
+) -> Callable[..., Any]:
+    """`function`, run on every device of the mesh at once and compiled.
+
+    Args:
+      function: sees one device's part of each argument; its collectives name `AXIS`.
+      mapper: "shard_map" or "pmap".
+      in_axes: of each argument, None (whole on every device) or 0 (row d goes to device d).
+      out_axes: of each result, None (equal on every device) or 0 (stacked by device).
+      donate: arguments whose memory the results may take.
+    """
+    if mapper == "pmap":
+        return jax.pmap(
+            function,
+            axis_name=AXIS,
+            in_axes=tuple(in_axes),
+            out_axes=tuple(out_axes),
+            devices=list(mesh.devices.flat),
+            donate_argnums=tuple(donate),
+        )
+
+    def body(*arguments: Any) -> tuple[Any, ...]:
+        # shard_map leaves the mapped axis in place with size 1, pmap takes it away.
+        own = [
+            argument if axis is None else jax.tree.map(lambda x: x[0], argument)
+            for argument, axis in zip(arguments, in_axes, strict=True)
+        ]
+        return tuple(
+            result if axis is None else jax.tree.map(lambda x: x[None], result)
+            for result, axis in zip(function(*own), out_axes, strict=True)
+        )
+
+    def specs(axes: Sequence[int | None]) -> tuple[PartitionSpec, ...]:
+        return tuple(PartitionSpec() if axis is None else PartitionSpec(AXIS) for axis in axes)
+
+    # check_vma=False leaves the collectives to the function, as pmap does.
+    mapped = jax.shard_map(
+        body, mesh=mesh, in_specs=specs(in_axes), out_specs=specs(out_axes), check_vma=False
+    )
+    return jax.jit(mapped, donate_argnums=tuple(donate))

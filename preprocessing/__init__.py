@@ -1,0 +1,1 @@
+"""From raw video files and images to record shards; needs no JAX."""

@@ -1,0 +1,69 @@
+"""What every adapter shares: walking a raw tree, and noting what is no clip."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from preprocessing.video import IMAGE_SUFFIXES
+
+
+@dataclass
+class Findings:
+    """What a scan met beside clips.
+
+    Attributes:
+      rejected: (source, reason) of everything that looks like a clip and is none.
+      ignored: how many files of each suffix were passed over; they are no media of this corpus.
+      skipped: how many files were left out on purpose, by reason (e.g. RAVDESS's audio-only ones).
+    """
+
+    rejected: list[tuple[str, str]] = field(default_factory=list)
+    ignored: Counter[str] = field(default_factory=Counter)
+    skipped: Counter[str] = field(default_factory=Counter)
+
+    def reject(self, source: str, reason: str) -> None:
+        self.rejected.append((source, reason))
+
+    def notes(self) -> list[str]:
+        """One sentence for each kind of file that was passed over."""
+        notes = [f"left out {n:,} files: {reason}" for reason, n in sorted(self.skipped.items())]
+        if self.ignored:
+            kinds = ", ".join(f"{n:,} {suffix}" for suffix, n in sorted(self.ignored.items()))
+            notes.append(f"ignored {self.ignored.total():,} files that are no media: {kinds}")
+        return notes
+
+
+def is_image(source: str) -> bool:
+    """Whether a clip's source is a single picture: an image file or a row of a table of images."""
+    suffix = os.path.splitext(source.partition("#")[0])[1].lower()
+    return suffix in IMAGE_SUFFIXES or suffix in (".csv", ".gz")
+
+
+def media_files(root: Path, suffixes: Collection[str], findings: Findings) -> Iterator[Path]:
+    """Files with one of `suffixes` below `root`, relative to it, in the order of their names.
+
+    Links to directories are followed, each directory once. Hidden files and directories are passed
+    over in silence; any other file is counted in `findings.ignored`.
+    """
+    seen: set[str] = set()
+    found: list[Path] = []
+    for folder, folders, files in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in files:
+            if name.startswith("."):
+                continue
+            suffix = os.path.splitext(name)[1].lower()
+            if suffix in suffixes:
+                found.append(Path(folder, name).relative_to(root))
+            else:
+                findings.ignored[suffix or "without a suffix"] += 1
+    yield from sorted(found, key=lambda path: path.parts)

@@ -1,0 +1,138 @@
+"""The clip schema: encode and decode are inverse, and foreign records are refused."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from fer_jax import records
+from fer_jax.errors import UserError
+from fer_jax.records import OPTIONAL, SCHEMA_VERSION, TENSORS, Clip, decode, encode
+
+TEXT = st.text(max_size=12)
+FLOAT32 = st.floats(width=32)
+
+
+def tensor(name, frames):
+    shape, dtype = TENSORS[name]
+    # Any bit pattern: NaN payloads and infinities must survive.
+    return hnp.arrays(dtype, [frames if n is None else n for n in shape])
+
+
+@st.composite
+def clips(draw):
+    frames = draw(st.integers(0, 3))
+    values = {n: draw(TEXT) for n in ("subject", "emotion", "intensity", "statement", "recording",
+                                      "split", "augmentation", "source")}  # fmt: skip
+    for name in TENSORS:
+        if name not in OPTIONAL or draw(st.booleans()):
+            values[name] = draw(tensor(name, frames))
+    if draw(st.booleans()):
+        values["crops"] = tuple(
+            draw(st.binary(max_size=9)) if found else None for found in values["face_found"]
+        )
+    return Clip(clip_id=draw(TEXT), corpus=draw(TEXT), fps=draw(FLOAT32), **values,
+                duration_ms=draw(FLOAT32), width=draw(st.integers(0, 2**31 - 1)),
+                height=draw(st.integers(0, 2**31 - 1)))  # fmt: skip
+
+
+def assert_same(a, b):
+    for name in Clip.__dataclass_fields__:
+        left, right = getattr(a, name), getattr(b, name)
+        if isinstance(left, np.ndarray):
+            assert left.dtype == right.dtype and left.shape == right.shape, name
+            assert left.tobytes() == right.tobytes(), name
+        else:
+            assert left == right or (left != left and right != right), name
+
+
+@settings(deadline=None, max_examples=60)
+@given(clips())
+def test_decode_inverts_encode(clip):
+    payload = encode(clip)
+    assert_same(decode(payload), clip)
+    assert encode(decode(payload)) == payload
+
+
+@settings(deadline=None, max_examples=30)
+@given(clips(), st.sets(st.sampled_from(OPTIONAL)))
+def test_decode_of_some_streams(clip, streams):
+    dropped = {n: None for n in OPTIONAL if n not in streams}
+    assert_same(decode(encode(clip), tuple(streams)), clip.replace(**dropped))
+
+
+def test_scanned_clip_has_no_frames():
+    clip = decode(encode(Clip(clip_id="a/b", corpus="a", source="b.mp4")))
+    assert clip.frames == 0 and clip.box.shape == (0, 4) and clip.streams == ()
+
+
+def test_file_name_that_is_not_utf8():
+    name = b"caf\xe9.mp4".decode("utf-8", "surrogateescape")
+    clip = decode(encode(Clip(clip_id="folder/x", corpus="folder", source=name)))
+    assert clip.source == name
+
+
+def two_frames(**changes):
+    return Clip(**{
+        "clip_id": "a/b", "corpus": "a", "frame_index": np.arange(2, dtype="i4"),
+        "time_ms": np.zeros(2, "f4"), "face_found": np.array([True, False]),
+        "box": np.zeros((2, 4), "f4"), **changes,
+    })  # fmt: skip
+
+
+def test_encode_refuses_what_decode_could_not_read():
+    with pytest.raises(ValueError, match=r"a/b: blendshapes is \(3, 52\), schema says \(2, 52\)"):
+        encode(two_frames(blendshapes=np.zeros((3, 52), "f4")))
+    with pytest.raises(ValueError, match="crops and face_found disagree"):
+        encode(two_frames(crops=(b"x", b"y")))
+
+
+def change(payload, edit):
+    example = records._example_class().FromString(payload)
+    edit(example.features.feature)
+    return example.SerializeToString()
+
+
+def test_foreign_records_are_refused():
+    payload = encode(two_frames(crops=(b"x", None)))
+    newer = change(payload, lambda f: f["schema_version"].int64_list.value.__setitem__(0, 99))
+    with pytest.raises(UserError, match=f"schema 99.*reads up to {SCHEMA_VERSION}: update"):
+        decode(newer)
+    with pytest.raises(UserError, match="lacks clip_id, face_found"):
+        decode(change(payload, lambda f: (f.pop("clip_id"), f.pop("face_found"))))
+    edits = [
+        lambda f: f["box"].bytes_list.value.__setitem__(0, b"12345678"),
+        lambda f: f["box"].bytes_list.value.__setitem__(0, b"123"),
+        lambda f: f["emotion"].float_list.value.append(1.0),
+        lambda f: f["crops"].bytes_list.value.append(b"more"),
+    ]
+    for edit in edits:
+        with pytest.raises(UserError, match="not a FER-JAX clip"):
+            decode(change(payload, edit))
+
+
+@settings(deadline=None)
+@given(st.binary(max_size=200))
+def test_any_bytes_decode_or_are_refused(data):
+    with pytest.raises(UserError):
+        decode(data)
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.data())
+def test_damage_without_checksums_never_crashes(data):
+    payload = bytearray(encode(two_frames(blendshapes=np.zeros((2, 52), "f4"))))
+    for _ in range(data.draw(st.integers(1, 4))):
+        payload[data.draw(st.integers(0, len(payload) - 1))] = data.draw(st.integers(0, 255))
+    try:
+        decode(bytes(payload))
+    except UserError:
+        pass
+
+
+def test_tfds_features_refuses_nonsense():
+    with pytest.raises(ValueError, match="unknown streams"):
+        records.tfds_features(["smell"], None, "jpeg")
+    with pytest.raises(ValueError, match="crops need a shape"):
+        records.tfds_features(["crops"], None, "jpeg")
