@@ -156,35 +156,55 @@ def make_parser() -> argparse.ArgumentParser:
         command.add_argument("--json", action="store_true", help="print one JSON object last")
         return command
 
-    p = add("demo", _demo, "Generate a small corpus of real videos and do the main job on it.",
-            "fer-jax demo demo/")  # fmt: skip
+    p = add(
+        "demo",
+        _demo,
+        "Generate a small corpus of real videos and do the main job on it.",
+        "fer-jax demo demo/",
+    )
     p.add_argument("out", nargs="?", type=Path, default=Path("demo"), metavar="OUT")
     p.add_argument("--workers", type=int, help="processes (default: one a core)")
     p.add_argument("--seed", type=int, default=0)
 
-    p = add("preprocess", _preprocess, "Turn videos and images into a record directory.",
-            "fer-jax preprocess fer2013 fer2013/ records/ --outputs blendshapes,crops")  # fmt: skip
+    p = add(
+        "preprocess",
+        _preprocess,
+        "Turn videos and images into a record directory.",
+        "fer-jax preprocess fer2013 fer2013/ records/ --outputs blendshapes,crops",
+    )
     p.add_argument("corpus", metavar="CORPUS", help="folder, csv, crema-d, ravdess or fer2013")
     p.add_argument("raw", type=Path, metavar="RAW", help="the corpus as it was downloaded")
     p.add_argument("out", type=Path, metavar="OUT", help="the record directory to write")
-    p.add_argument("--outputs", default="landmarks",
-                   help="comma-separated: landmarks (dlib), blendshapes (MediaPipe), crops")  # fmt: skip
+    p.add_argument(
+        "--outputs",
+        default="landmarks",
+        help="comma-separated: landmarks (dlib), blendshapes (MediaPipe), crops",
+    )
     p.add_argument("--workers", type=int, help="processes (default: one a core)")
     p.add_argument("--engine", default="local", help="local or ray")
     p.add_argument("--crop-size", type=int, help="side of a crop, pixels")
     p.add_argument("--crop-color", help="rgb or gray")
     p.add_argument("--crop-format", help="jpeg or png")
     p.add_argument("--align", help="face: turn and scale by the landmarks; none: the whole image")
-    p.add_argument("--augment", type=int, default=0, metavar="N",
-                   help="add N flipped and turned copies of each training image (paper 5)")  # fmt: skip
+    p.add_argument(
+        "--augment",
+        type=int,
+        default=0,
+        metavar="N",
+        help="add N flipped and turned copies of each training image (paper 5)",
+    )
     p.add_argument("--limit", type=int, metavar="N", help="only the first N clips, for a trial")
 
     p = add("inspect", _inspect, "What a record directory holds.", "fer-jax inspect records/")
     p.add_argument("dir", type=Path, metavar="DIR")
     p.add_argument("--check", action="store_true", help="read everything, verify every checksum")
 
-    p = add("audit", _audit, "What leaks from the training part of a split into its test part.",
-            "fer-jax audit records/ --protocol random-kfold")  # fmt: skip
+    p = add(
+        "audit",
+        _audit,
+        "What leaks from the training part of a split into its test part.",
+        "fer-jax audit records/ --protocol random-kfold",
+    )
     p.add_argument("dir", type=Path, metavar="DIR")
     p.add_argument("--protocol", default="subject", metavar="NAME")
     p.add_argument("--folds", type=int, default=10)
@@ -192,28 +212,48 @@ def make_parser() -> argparse.ArgumentParser:
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--strict", action="store_true", help="exit 4 if anything leaks")
 
-    p = add("train", _train, "Train, evaluate and report one run; repeat the command to resume it.",
-            "fer-jax train configs/attrah2024_lstm.py --data.dir records/ --train.epochs 50")  # fmt: skip
+    p = add(
+        "train",
+        _train,
+        "Train, evaluate and report one run; repeat the command to resume it.",
+        "fer-jax train configs/attrah2024_lstm.py --data.dir records/ --train.epochs 50",
+    )
     p.usage = "fer-jax train CONFIG [--out RUN] [--json] [--key value ...]"
     p.add_argument("config", metavar="CONFIG", help="a config file, or a run's config.json")
-    p.add_argument("--out", type=Path, metavar="RUN",
-                   help="run directory (default: runs/<name>-<hash of the config>)")  # fmt: skip
+    p.add_argument(
+        "--out",
+        type=Path,
+        metavar="RUN",
+        help="run directory (default: runs/<name>-<hash of the config>)",
+    )
 
-    p = add("evaluate", _evaluate, "Evaluate a run on its own test part, or on other records.",
-            "fer-jax evaluate runs/attrah2024_lstm-1a2b3c4d other-records/")  # fmt: skip
+    p = add(
+        "evaluate",
+        _evaluate,
+        "Evaluate a run on its own test part, or on other records.",
+        "fer-jax evaluate runs/attrah2024_lstm-1a2b3c4d other-records/",
+    )
     p.add_argument("run_dir", type=Path, metavar="RUN")
     p.add_argument("data", type=Path, nargs="?", metavar="DATA")
     p.add_argument("--split", default="test", choices=("train", "validation", "test"))
 
-    p = add("predict", _predict, "Predict videos and images: CSVs and an annotated copy.",
-            "fer-jax predict runs/attrah2024_lstm-1a2b3c4d video.mp4")  # fmt: skip
+    p = add(
+        "predict",
+        _predict,
+        "Predict videos and images: CSVs and an annotated copy.",
+        "fer-jax predict runs/attrah2024_lstm-1a2b3c4d video.mp4",
+    )
     p.add_argument("run_dir", type=Path, metavar="RUN")
     p.add_argument("files", type=Path, nargs="+", metavar="FILE")
     p.add_argument("--out", type=Path, help="where to write (default: RUN/predictions)")
     p.add_argument("--no-video", action="store_true", help="no annotated copy")
 
-    add("doctor", _doctor, "What is installed, which devices and model files; and what to mend.",
-        "fer-jax doctor")  # fmt: skip
+    add(
+        "doctor",
+        _doctor,
+        "What is installed, which devices and model files; and what to mend.",
+        "fer-jax doctor",
+    )
     return parser
 
 

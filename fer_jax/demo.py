@@ -24,9 +24,7 @@ def experiment(records: Path) -> Experiment:
     )
 
 
-def demo(
-    out: Path, *, workers: int | None = None, seed: int = 0
-) -> tuple[dict[str, Any], str]:
+def demo(out: Path, *, workers: int | None = None, seed: int = 0) -> tuple[dict[str, Any], str]:
     """Generate videos, preprocess, audit, train, evaluate, report, predict one unseen video.
 
     Args:

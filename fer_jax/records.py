@@ -22,6 +22,8 @@ from fer_jax.errors import UserError
 SCHEMA_VERSION = 1
 #: The one TFDS split of a record directory. Official partitions are a field of each clip.
 SPLIT = "clips"
+#: How TFDS names shards.
+FILE_TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
 
 _TEXT = ("clip_id", "corpus", "subject", "emotion", "intensity", "statement", "recording", "split",
          "augmentation", "source")  # fmt: skip
@@ -122,9 +124,13 @@ class Clip:
         return dataclasses.replace(self, **changes)
 
 
-def shard_name(name: str, index: int, count: int) -> str:
+def shard_name(name: str, index: int, count: int, template: str = FILE_TEMPLATE) -> str:
     """The file name of shard `index` of `count` of corpus `name`, as TFDS spells it."""
-    return f"{name}-{SPLIT}.tfrecord-{index:05d}-of-{count:05d}"
+    x, n = f"{index:05d}", f"{count:05d}"
+    return template.format(
+        DATASET=name, SPLIT=SPLIT, FILEFORMAT="tfrecord", SHARD_X_OF_Y=f"{x}-of-{n}",
+        SHARD_INDEX=x, NUM_SHARDS=n,
+    )  # fmt: skip
 
 
 # Framing: https://www.tensorflow.org/tutorials/load_data/tfrecord#tfrecords_format_details

@@ -158,7 +158,11 @@ def _bars(picture: np.ndarray, probability: np.ndarray, classes: Sequence[str]) 
 
 
 def _text(
-    picture: np.ndarray, text: str, at: tuple[int, int], colour: tuple[int, int, int], weight: int = 1
+    picture: np.ndarray,
+    text: str,
+    at: tuple[int, int],
+    colour: tuple[int, int, int],
+    weight: int = 1,
 ) -> None:
     cv2.putText(picture, text, at, _FONT, 0.45, (0, 0, 0), weight + 2, cv2.LINE_AA)
     cv2.putText(picture, text, at, _FONT, 0.45, colour, weight, cv2.LINE_AA)

@@ -78,7 +78,8 @@ class MediaPipeFaces:
             result.facial_transformation_matrixes,
             strict=True,
         ):
-            landmarks = np.array([(p.x, p.y, p.z) for p in points], np.float32) * scale
+            columns = [p.x for p in points], [p.y for p in points], [p.z for p in points]
+            landmarks = np.array(columns, np.float32).T * scale
             low, high = landmarks[:, :2].min(0), landmarks[:, :2].max(0)
             faces.append(
                 Face(

@@ -20,7 +20,7 @@ from preprocessing.synthesize_portrait import CANVAS, MIRROR, Portrait, grid
 #: its mirror image.
 Blob = tuple[tuple[int | tuple[int, ...], ...], float, float, float]
 
-#: Pull at full activation. AU26 is not here: `_open_jaw` parts the lips.
+#: Pull at full activation. AU26 has the mouth's corners only: `_open_jaw` parts the lips.
 ACTION_UNITS: Mapping[str, tuple[Blob, ...]] = {
     "AU1 inner brow raiser": (((21,), 0.02, -0.15, 0.17), ((20,), 0, -0.06, 0.16)),
     "AU2 outer brow raiser": (((17, 18, 19), 0, -0.13, 0.16),),
@@ -38,6 +38,7 @@ ACTION_UNITS: Mapping[str, tuple[Blob, ...]] = {
     "AU24 lip pressor": (
         ((50, 51), 0, 0.055, 0.11), ((57, 58), 0, -0.055, 0.11), ((48,), 0.06, 0, 0.2),
     ),
+    "AU26 jaw drop": (((48,), 0.03, 0.20, 0.20),),
     "AU43 eye closure": (((37, 38), 0, 0.11, 0.10), ((40, 41), 0, -0.02, 0.09)),
 }  # fmt: skip
 UNITS = tuple(name.split()[0] for name in ACTION_UNITS)
@@ -68,6 +69,7 @@ class Subject:
 
     Attributes:
       portrait: their neutral face.
+      layers: u8[C, C, 4], its image and alpha.
       fields: f32[A, 2, G, G, 2], displacement in pixels by unit and side.
       parallax: f32[G, G], how near a point of the head is, for small turns of the head.
       light: f32[C, C, 3], what the lamp does to every place of the frame.
@@ -75,6 +77,7 @@ class Subject:
     """
 
     portrait: Portrait
+    layers: np.ndarray
     fields: np.ndarray
     parallax: np.ndarray
     light: np.ndarray
@@ -104,6 +107,7 @@ def make_subject(portrait: Portrait, rng: np.random.Generator) -> Subject:
     away = np.square((pixels - portrait.landmarks[30]) / unit).sum(-1)
     return Subject(
         portrait=portrait,
+        layers=np.dstack((portrait.image, portrait.alpha)),
         fields=fields,
         parallax=np.exp(-away / (2 * 0.75**2)).astype(np.float32),
         light=_light(rng),
@@ -114,7 +118,6 @@ def make_subject(portrait: Portrait, rng: np.random.Generator) -> Subject:
 def render(
     subject: Subject,
     action: Mapping[str, tuple[float, float]],
-    jaw: float,
     pose: Pose,
     brightness: float,
     size: int,
@@ -123,7 +126,6 @@ def render(
 
     Args:
       action: activation (0 to about 1) of the left and right side by unit, e.g. "AU12".
-      jaw: activation of AU26.
       brightness: gain of the lamp, 1 is normal.
       size: side of the square frame in pixels.
 
@@ -138,17 +140,17 @@ def render(
                 field += np.float32(amount) * subject.fields[UNITS.index(name), side]
     source = grid() - cv2.resize(field, (CANVAS, CANVAS), interpolation=cv2.INTER_LINEAR)
     seam = _mouth_line(portrait.landmarks, field)
-    source, mouth = _open_jaw(source, seam, max(jaw, 0.0) * _JAW_DROP * unit, portrait)
+    drop = float(sum(action.get("AU26", (0, 0)))) / 2 * _JAW_DROP * unit
+    source, mouth = _open_jaw(source, seam, drop, portrait)
     view = _view(portrait.landmarks, pose, unit, size)
 
     def film(layer: np.ndarray) -> np.ndarray:
         return cv2.warpAffine(layer, view, (size, size), flags=cv2.INTER_LINEAR)
 
-    layers = np.dstack((portrait.image, portrait.alpha))
     where = cv2.warpAffine(
         source, view, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
     )
-    person = cv2.remap(layers, where, None, cv2.INTER_CUBIC).astype(np.float32)
+    person = cv2.remap(subject.layers, where, None, cv2.INTER_CUBIC).astype(np.float32)
     alpha = person[..., 3:] / 255
     person = person[..., :3]
     if mouth is not None:
@@ -261,7 +263,7 @@ def _light(rng: np.random.Generator) -> np.ndarray:
 def _background(rng: np.random.Generator) -> np.ndarray:
     """f32[C, C, 3], a wall: one colour, uneven, a little mottled."""
     colour = rng.uniform(40, 210, 3)
-    colour = 0.5 * colour + 0.5 * colour.mean()
+    colour = 0.35 * colour + 0.65 * colour.mean()
     cells = rng.normal(0, 1, (6, 6, 1)) * 14 + rng.normal(0, 4, (6, 6, 3))
     wall = cv2.resize((colour + cells).astype(np.float32), (CANVAS, CANVAS), None, 0, 0, cv2.INTER_CUBIC)
     return np.clip(wall, 0, 255)
@@ -306,25 +308,37 @@ def _open_jaw(
     if drop < 0.3:
         return source, None
     unit = portrait.eye_distance
-    pixels = grid()
-    x, y = pixels[..., 0], pixels[..., 1]
-    middle, half = seam[2, 0], (seam[4, 0] - seam[0, 0]) / 2
+    middle, half = float(seam[2, 0]), float(seam[4, 0] - seam[0, 0]) / 2
     line = np.interp(np.arange(CANVAS), seam[:, 0], seam[:, 1]).astype(np.float32)
+    top = int(seam[:, 1].min()) - 2
+    x, y = grid()[top:, :, 0], grid()[top:, :, 1]
     below = y - line
+    # The jaw is wider than the mouth, and what hangs on it follows it less and less.
     wide = half + 0.55 * np.clip(below, 0, unit)
-    across = np.clip((x - middle) / wide, -1, 1)
-    share = np.cos(np.pi / 2 * across) * np.exp(-np.square(np.maximum(below, 0) / (1.3 * unit)) / 2)
-    y_closed = np.where(below > 0, y - drop * share, y).astype(np.float32)
-    opened = cv2.remap(source, np.ascontiguousarray(x), y_closed, cv2.INTER_LINEAR)
+    share = _arch((x - middle) / wide) * np.exp(-np.square(below / (1.3 * unit)) / 2)
+    closed = np.where(below > 0, y - drop * share, y)
+    opened = source.copy()
+    opened[top:] = cv2.remap(source, x, closed, cv2.INTER_LINEAR)
 
-    gap = drop * np.cos(np.pi / 2 * np.clip((x - middle) / half, -1, 1))
+    box = slice(0, int(np.ptp(seam[:, 1]) + drop) + 6), slice(int(middle - half), int(middle + half) + 2)
+    x, below = x[box], below[box]
+    gap = drop * _arch((x - middle) / half)
     alpha = np.clip(below + 0.5, 0, 1) * np.clip(gap - below + 0.5, 0, 1) * (gap > 0.2)
     rows, columns = portrait.teeth.shape[:2]
     depth = 0.11 * unit
-    across = ((x - middle) / (2 * half) + 0.5) * (columns - 1)
-    teeth = cv2.remap(portrait.teeth, across, below / depth * (rows - 1), cv2.INTER_LINEAR,
-                      borderMode=cv2.BORDER_REPLICATE).astype(np.float32)  # fmt: skip
+    column = ((x - middle) / (2 * half) + 0.5) * (columns - 1)
+    row = below / depth * (rows - 1)
+    teeth = cv2.remap(
+        portrait.teeth, column, row, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+    )
     # Teeth end in the dark of the mouth, and lie in shade towards its corners.
-    shown = np.clip((depth - below) / 1.5, 0, 1) * np.cos(np.pi / 2.2 * np.clip(across / (columns - 1) * 2 - 1, -1, 1))
-    inside = teeth * (0.9 * shown[..., None]) + np.float32([48, 18, 18]) * (1 - shown[..., None])
-    return opened, np.dstack((inside * alpha[..., None], alpha)).astype(np.float32)
+    shown = 0.9 * np.clip((depth - below) / 1.5, 0, 1) * _arch(0.9 * (x - middle) / half)
+    inside = teeth * shown[..., None] + np.float32([48, 18, 18]) * (1 - shown[..., None])
+    mouth = np.zeros((CANVAS, CANVAS, 4), np.float32)
+    mouth[top:][box] = np.dstack((inside * alpha[..., None], alpha))
+    return opened, mouth
+
+
+def _arch(across: np.ndarray) -> np.ndarray:
+    """1 at 0, falling to 0 at -1 and 1."""
+    return np.cos(np.pi / 2 * np.clip(across, -1, 1)).astype(np.float32)

@@ -7,6 +7,7 @@ here are on one square canvas, larger than a video frame so that a head can move
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import cv2
 import numpy as np
@@ -60,10 +61,13 @@ class Portrait:
         return float(np.hypot(*eyes))
 
 
+@cache
 def grid() -> np.ndarray:
-    """f32[C, C, 2], each canvas pixel's own x and y."""
-    y, x = np.mgrid[:CANVAS, :CANVAS]
-    return np.stack((x, y), -1).astype(np.float32)
+    """f32[C, C, 2], each canvas pixel's own x and y. Shared: not to be written to."""
+    x, y = np.meshgrid(*[np.arange(CANVAS, dtype=np.float32)] * 2)
+    pixels = np.stack((x, y), -1)
+    pixels.flags.writeable = False
+    return pixels
 
 
 def make_portrait() -> Portrait:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-# FFmpeg writes to stderr what a VideoError already says. OpenCV reads this at the first open.
+# FFmpeg writes to stderr what a VideoError says already. OpenCV reads this at the first open.
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 
 #: Files that are read as one image. Everything else is given to FFmpeg as a video.
@@ -165,8 +165,17 @@ def _missing_bytes(path: Path, size: int) -> int:
     return 0
 
 
-def _open(path: Path):
+def _quiet_cv2():
+    """OpenCV, which otherwise warns on stderr of what a VideoError says already."""
     import cv2
+
+    if "OPENCV_LOG_LEVEL" not in os.environ:
+        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_FATAL)
+    return cv2
+
+
+def _open(path: Path):
+    cv2 = _quiet_cv2()
 
     # FFmpeg alone: OpenCV's other backends read an image name as a numbered sequence.
     # An absolute path, because FFmpeg takes "name:" for a protocol.
@@ -193,7 +202,7 @@ def _info(capture) -> VideoInfo:
 
 
 def _read_image(path: Path) -> np.ndarray:
-    import cv2
+    cv2 = _quiet_cv2()
 
     data = np.fromfile(path, np.uint8)
     raw = data.tobytes()

@@ -14,7 +14,14 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from fer_jax.errors import UserError
-from fer_jax.records import SCHEMA_VERSION, SPLIT, frame_record, shard_name, tfds_features
+from fer_jax.records import (
+    FILE_TEMPLATE,
+    SCHEMA_VERSION,
+    SPLIT,
+    frame_record,
+    shard_name,
+    tfds_features,
+)
 
 __all__ = [
     "ShardInfo",
@@ -145,7 +152,7 @@ def write_dataset_info(
         "name": name,
         "splits": [
             {
-                "filepathTemplate": "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
+                "filepathTemplate": FILE_TEMPLATE,
                 "name": SPLIT,
                 # 64-bit integers are strings in protocol buffers' JSON.
                 "numBytes": str(num_bytes),

@@ -83,16 +83,15 @@ def clip_sequences(clip: Clip, data: Data) -> ClipSequences:
     Returns:
       S samples; S = 0 where no frame is usable.
     """
-    stream = stream_of(data.features)
-    values = getattr(clip, stream)
+    stream, shape = stream_of(data.features), raw_shape(data.features)
     length = sample_length(data.length, data.frames)
-    shape = raw_shape(data.features)
-    usable = np.zeros(0, np.int32)
-    if values is not None and len(values):
-        if stream == "landmarks68":
-            values = scale_landmarks(values, clip.box, clip.width, clip.height, data.landmark_scale)
-        finite = np.isfinite(values).reshape(len(values), -1).all(axis=1)
-        usable = np.flatnonzero(finite).astype(np.int32)
+    values = getattr(clip, stream)
+    if values is None:
+        values = np.zeros((0, *shape), np.float32)
+    elif stream == "landmarks68":
+        values = scale_landmarks(values, clip.box, clip.width, clip.height, data.landmark_scale)
+    finite = np.isfinite(values).all(axis=tuple(range(1, values.ndim)))
+    usable = np.flatnonzero(finite).astype(np.int32)
     picks = sample_frames(len(usable), data.length, data.frames) if len(usable) else []
     raw = np.zeros((len(picks), length, *shape), np.float32)
     mask = np.zeros((len(picks), length), bool)

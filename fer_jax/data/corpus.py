@@ -15,7 +15,7 @@ from typing import Any, overload
 
 from fer_jax.data.tfrecord import REMEDY, Shard
 from fer_jax.errors import UserError
-from fer_jax.records import OPTIONAL, SPLIT, Clip, decode, shard_name
+from fer_jax.records import FILE_TEMPLATE, OPTIONAL, SPLIT, Clip, decode, shard_name
 
 #: More shards than this are opened for each read: a process may hold 1024 files by default.
 _KEEP_OPEN = 256
@@ -48,6 +48,7 @@ class Corpus(Sequence[Clip]):
             split = next(s for s in self.info["splits"] if s["name"] == SPLIT)
             self.name: str = self.info["name"]
             self.shard_lengths = [int(n) for n in split["shardLengths"]]
+            self.shards = _shard_paths(dir, self.info, split)
             schema = features["featuresDict"]["features"]
             self.stored_streams = tuple(n for n in OPTIONAL if n in schema)
             self.crop_shape: tuple[int, ...] | None = None
@@ -69,7 +70,6 @@ class Corpus(Sequence[Clip]):
                 "--outputs that you need, into a new directory"
             )
         count = len(self.shard_lengths)
-        self.shards = [dir / shard_name(self.name, i, count) for i in range(count)]
         self._ends = list(accumulate(self.shard_lengths))
         if missing := [path.name for path in self.shards if not path.is_file()]:
             raise UserError(
@@ -224,6 +224,15 @@ def _read_json(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise UserError(f"{path} is damaged: {error}; {REMEDY}") from None
     return document
+
+
+def _shard_paths(dir: Path, info: dict[str, Any], split: dict[str, Any]) -> list[Path]:
+    """The shards by the directory's own template: TFDS's SequentialWriter has another than we."""
+    if info.get("fileFormat", "tfrecord") != "tfrecord":
+        raise ValueError(info["fileFormat"])
+    template = split.get("filepathTemplate", FILE_TEMPLATE)
+    count = len(split["shardLengths"])
+    return [dir / shard_name(info["name"], i, count, template) for i in range(count)]
 
 
 def _manifest(shard: Path) -> dict[str, Any] | None:

@@ -88,7 +88,7 @@ def scale_landmarks(
     return np.asarray((landmarks - corner) * (np.float32(SIDE) / (opposite - corner)), np.float32)
 
 
-def compute(features: Features, raw: jax.Array) -> jax.Array:
+def compute(features: Features, raw: jax.Array | np.ndarray) -> jax.Array:
     """Features of every frame, before normalisation.
 
     Args:
@@ -98,6 +98,7 @@ def compute(features: Features, raw: jax.Array) -> jax.Array:
     Returns:
       f32[..., F]. Coordinates are x0, y0, x1, y1, ...; distances follow `landmark_pairs`.
     """
+    raw = jnp.asarray(raw)
     if features == "blendshapes-52":
         return raw
     if features == "blendshapes-27":
@@ -108,9 +109,15 @@ def compute(features: Features, raw: jax.Array) -> jax.Array:
     if features == "emotii-272":
         return _emotii(raw)
     pairs = landmark_pairs(features)
-    first = jnp.take(raw, pairs[:, 0], axis=-2, mode="clip")
-    second = jnp.take(raw, pairs[:, 1], axis=-2, mode="clip")
-    return jnp.sqrt(jnp.sum(jnp.square(first - second), axis=-1))
+    # x and y apart: on a CPU, gathering points of two numbers is 12 to 40 times slower.
+    dx, dy = (_differences(raw[..., axis], pairs) for axis in (0, 1))
+    return jnp.sqrt(dx * dx + dy * dy)
+
+
+def _differences(values: jax.Array, pairs: np.ndarray) -> jax.Array:
+    """f32[..., 68] -> f32[..., F], the first of each pair minus the second."""
+    first = jnp.take(values, pairs[:, 0], axis=-1, mode="clip")
+    return first - jnp.take(values, pairs[:, 1], axis=-1, mode="clip")
 
 
 def _emotii(points: jax.Array) -> jax.Array:

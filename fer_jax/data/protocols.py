@@ -73,13 +73,14 @@ def make_split(clips: Sequence[Clip], protocol: Protocol) -> Split:
     * random, random-kfold: files at random, each emotion in its share. Twins of a recording may
       fall on both sides, as in papers 1 and 2: `fer_jax.data.audit` says so.
     * subject, subject-kfold: no subject is in two parts. Folds differ by at most one subject, and
-      a subject goes where clips are fewest.
+      large subjects are spread over the folds.
 
     Shares are of all clips, or of all subjects. Augmented copies train if their original trains;
     all others are left out, as are clips whose original is not in the corpus.
 
     Args:
-      clips: the corpus, in any order; each clip is read once.
+      clips: the corpus, in any order; each clip is read once. No stream is needed, so loading
+        with `streams=()` is quickest.
       protocol: name, folds, shares, seed.
 
     Raises:
@@ -132,6 +133,14 @@ def make_split(clips: Sequence[Clip], protocol: Protocol) -> Split:
     arrays = {p: np.asarray([i for _, i in sorted(m)], np.int64) for p, m in parts.items()}
     name = f"{protocol.name}[{protocol.fold}/{protocol.folds}]" if folded else protocol.name
     return Split(name=name, clip_ids=tuple(ids), **arrays)
+
+
+def everything(clips: Sequence[Clip], name: str) -> Split:
+    """A split that tests on every original clip: for records that a run never saw."""
+    ids = tuple(clip.clip_id for clip in clips)
+    test = sorted((i for i, clip in enumerate(clips) if not clip.augmentation), key=ids.__getitem__)
+    none = np.zeros(0, np.int64)
+    return Split(name, none, none, np.asarray(test, np.int64), ids)
 
 
 def save_split(path: str | Path, split: Split) -> None:
@@ -226,17 +235,18 @@ def _by_subject(rows: list[_Row], protocol: Protocol) -> tuple[set[str], set[str
     rest = sorted(
         (s for s in order if s not in test), key=lambda s: _rank(s, "validation", protocol)
     )
-    validation = set(rest[: _share(protocol.validation, len(order))])
-    return tuple({i for s in part for i in clips[s]} for part in (test, validation))
+    validation = rest[: _share(protocol.validation, len(order))]
+    return {i for s in test for i in clips[s]}, {i for s in validation for i in clips[s]}
 
 
 def _subject_folds(order: list[str], clips: dict[str, list[str]], folds: int) -> list[set[str]]:
-    """Deals subjects: to the folds with the fewest subjects, of these to the one with the fewest
-    clips."""
+    """Deals subjects in rounds of one a fold; in a round, the largest to the smallest fold."""
     members: list[set[str]] = [set() for _ in range(folds)]
     sizes = [0] * folds
-    for subject in order:
-        fold = min(range(folds), key=lambda f: (len(members[f]), sizes[f], f))
-        members[fold].add(subject)
-        sizes[fold] += len(clips[subject])
+    for start in range(0, len(order), folds):
+        largest_first = sorted(order[start : start + folds], key=lambda s: -len(clips[s]))
+        smallest_first = sorted(range(folds), key=sizes.__getitem__)
+        for subject, fold in zip(largest_first, smallest_first, strict=False):
+            members[fold].add(subject)
+            sizes[fold] += len(clips[subject])
     return members

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,11 @@ from fer_jax.data.batches import ClipSequences, clip_sequences
 from fer_jax.data.geometry import stream_of
 from fer_jax.data.sequences import sample_length
 from fer_jax.errors import UserError
-from fer_jax.evaluation.evaluate import write_text
+from fer_jax.evaluation.inference import make_inference
 from fer_jax.records import Clip
-from fer_jax.training import loop, steps
+from fer_jax.training import loop
+from fer_jax.training.run_directory import write_text
 
-BATCH = 64
 #: What preprocessing must extract for a stream.
 OUTPUT_OF = {"landmarks68": "landmarks", "blendshapes": "blendshapes"}
 
@@ -33,9 +33,8 @@ class Predictor:
     """
 
     def __init__(self, loaded: loop.LoadedRun):
-        self._loaded = loaded
         self._data = loaded.experiment.data
-        self._predict = steps.make_predictor(loaded.model, self._data, loaded.statistics)
+        self._infer = make_inference(loaded)
         self.classes: tuple[str, ...] = tuple(loaded.classes)
         self.stream = stream_of(self._data.features)
 
@@ -47,7 +46,7 @@ class Predictor:
         """
         found = clip_sequences(clip, self._data)
         self._check(clip, found)
-        return np.mean(self._run(zip(found.raw, found.frame_mask, strict=True)), axis=0)
+        return np.mean(self._infer(zip(found.raw, found.frame_mask, strict=True)), axis=0)
 
     def frames(self, clip: Clip) -> np.ndarray:
         """What the recogniser says at each frame, f32[T, K]; NaN where there is no face.
@@ -63,7 +62,7 @@ class Predictor:
         self._check(clip, single)
         raw, length = single.raw[:, 0], sample_length(self._data.length, self._data.frames)
         out = np.full((clip.frames, len(self.classes)), np.nan, np.float32)
-        out[single.frames[:, 0]] = self._run(
+        out[single.frames[:, 0]] = self._infer(
             _padded(raw[max(0, end - length) : end], length) for end in range(1, len(raw) + 1)
         )
         return out
@@ -77,34 +76,12 @@ class Predictor:
         if not len(found.raw):
             raise UserError(f"{clip.clip_id}: no face found in any of its {clip.frames} frames")
 
-    def _run(self, samples: Iterable[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
-        out = []
-        for part in _chunks(samples, BATCH):
-            raw = np.stack([sample[0] for sample in part])
-            mask = np.stack([sample[1] for sample in part])
-            short = BATCH - len(part)
-            raw = np.pad(raw, [(0, short)] + [(0, 0)] * (raw.ndim - 1))
-            mask = np.pad(mask, [(0, short), (0, 0)])
-            out.append(np.asarray(self._predict(self._loaded.variables, raw, mask))[: len(part)])
-        return np.concatenate(out)
-
 
 def _padded(raw: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
     """A sample of `length` steps: raw f32[T, ...] then zeros, and its mask."""
     short = length - len(raw)
     mask = np.arange(length) < len(raw)
     return np.pad(raw, [(0, short)] + [(0, 0)] * (raw.ndim - 1)), mask
-
-
-def _chunks(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
-    part: list[Any] = []
-    for item in items:
-        part.append(item)
-        if len(part) == size:
-            yield part
-            part = []
-    if part:
-        yield part
 
 
 def load_predictor(run: str | Path) -> Predictor:
@@ -164,9 +141,7 @@ def predict_files(
             csv_path = out / f"{stem}.frames.csv"
             write_text(csv_path, _frames_csv(clip, by_frame, predictor.classes))
             annotated = (
-                write_annotated(
-                    out / stem, read_frames(path), clip, by_frame, predictor.classes
-                )
+                write_annotated(out / stem, read_frames(path), clip, by_frame, predictor.classes)
                 if video
                 else None
             )
@@ -176,9 +151,7 @@ def predict_files(
                     "file": str(path),
                     "predicted": predictor.classes[best],
                     "probability": float(verdict[best]),
-                    "probabilities": dict(
-                        zip(predictor.classes, map(float, verdict), strict=True)
-                    ),
+                    "probabilities": dict(zip(predictor.classes, map(float, verdict), strict=True)),
                     "frames": clip.frames,
                     "faces": int(np.isfinite(by_frame[:, 0]).sum()),
                     "frames_csv": str(csv_path),

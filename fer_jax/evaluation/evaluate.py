@@ -15,12 +15,14 @@ from typing import Any
 import numpy as np
 
 import fer_jax
-from fer_jax.data import audit, batches, corpus, protocols
+from fer_jax.data import batches, corpus, protocols
 from fer_jax.data.geometry import stream_of
 from fer_jax.errors import UserError
 from fer_jax.evaluation.confidence import clustered_intervals
+from fer_jax.evaluation.inference import make_inference
 from fer_jax.records import Clip
-from fer_jax.training import loop, metrics, steps
+from fer_jax.training import loop, metrics
+from fer_jax.training.run_directory import write_text
 
 BATCH = 256
 
@@ -48,64 +50,49 @@ def evaluate(
     run = Path(run)
     loaded = loop.load_run(run)
     experiment = loaded.experiment
-    own_dir = data is None or Path(data).resolve() == Path(experiment.data.dir).resolve()
     where = Path(experiment.data.dir if data is None else data)
-    clips = corpus.load(where, streams=(stream_of(experiment.data.features),))
-    if own_dir:
+    records = corpus.load(where, streams=(stream_of(experiment.data.features),))
+    clips, facts = list(records), loaded.facts
+    own = records.data_sha256 == facts["data_sha256"]
+    if own:
         parts = protocols.make_split(clips, experiment.protocol)
-        indices = getattr(parts, split)
-        protocol, out = parts.name, run if split == "test" else run / "evaluations" / split
-        leakage, digest = audit.audit(clips, parts), parts.sha256
-    else:
-        indices = np.arange(len(clips))
-        whole = protocols.Split(
-            name=f"all of {clips.name}",
-            train=indices[:0],
-            validation=indices[:0],
-            test=indices,
-            clip_ids=tuple(clip.clip_id for clip in clips),
+        indices, audited = getattr(parts, split), facts["audit"]
+        out = run if split == "test" else run / "evaluations" / split
+    elif data is None:
+        raise UserError(
+            f"{where} does not hold the records that {run} was trained on any more: preprocess "
+            f"them again as they were, or name other records: `fer-jax evaluate {run} DATA`"
         )
-        protocol, digest = whole.name, whole.sha256
-        leakage, out = {}, run / "evaluations" / clips.name
+    else:
+        parts = protocols.everything(clips, f"all of {records.name}")
+        indices, audited = parts.test, {}
+        out = run / "evaluations" / where.resolve().name
     samples = batches.make_samples(clips, indices, loaded.label_space, experiment.data)
-    if not len(samples.label):
-        raise UserError(f"{where}: no clip of its {split} part has a label of {loaded.classes}")
+    if not len(samples):
+        raise UserError(f"{where}: there is no {split} part to evaluate")
 
-    probabilities = predict_samples(loaded, samples)
+    infer = make_inference(loaded, BATCH)
+    probabilities = infer(zip(samples.raw, samples.frame_mask, strict=True))
     found = _metrics(loaded.classes, probabilities, samples, clips)
     found |= {
-        "protocol": protocol,
-        "split": split if own_dir else "all",
-        "split_sha256": digest,
-        "subject_overlap": leakage.get("subject_overlap"),
-        "twin_overlap": leakage.get("twin_overlap"),
-        "audit": leakage.get("verdict"),
-        "data_sha256": clips.data_sha256,
+        "protocol": parts.name,
+        "split": split if own else "all",
+        "split_sha256": parts.sha256,
+        "subject_overlap": audited.get("subject_overlap"),
+        "twin_overlap": audited.get("twin_overlap"),
+        "audit": audited.get("verdict"),
+        "data_sha256": records.data_sha256,
         "code_version": code_version(),
         "hardware": hardware(),
         "experiment": experiment.name,
         "epoch": loaded.epoch,
     }
-    if experiment.reported and own_dir and split == "test":
+    if experiment.reported and own and split == "test":
         found["reported"] = dict(experiment.reported)
     out.mkdir(parents=True, exist_ok=True)
     write_text(out / "predictions.csv", _predictions(loaded.classes, probabilities, samples, clips))
     write_text(out / "metrics.json", json.dumps(found, indent=1) + "\n")
     return found
-
-
-def predict_samples(loaded: loop.LoadedRun, samples: batches.Samples) -> np.ndarray:
-    """Class probabilities f32[N, K] of every sample, in batches of one shape."""
-    predict = steps.make_predictor(loaded.model, loaded.experiment.data, loaded.statistics)
-    out = []
-    for start in range(0, len(samples.label), BATCH):
-        part = slice(start, start + BATCH)
-        raw, mask = samples.raw[part], samples.frame_mask[part]
-        short = BATCH - len(raw)
-        raw = np.pad(raw, [(0, short)] + [(0, 0)] * (raw.ndim - 1))
-        mask = np.pad(mask, [(0, short), (0, 0)])
-        out.append(np.asarray(predict(loaded.variables, raw, mask))[: BATCH - short])
-    return np.concatenate(out)
 
 
 def _metrics(
@@ -115,34 +102,27 @@ def _metrics(
     clips: Sequence[Clip],
 ) -> dict[str, Any]:
     predicted = probabilities.argmax(-1)
-    confusion = metrics.count(samples.label, predicted, len(classes))
+    confusion = metrics.confusion_matrix(samples.label, predicted, len(classes))
     found = metrics.compute(confusion, classes)
     cluster = _clusters(samples.clip, clips)
     found["ci95"] = clustered_intervals(samples.label, predicted, cluster, len(classes))
-    found["ci95_clusters"] = "subject" if all(clips[i].subject for i in set(samples.clip)) else "clip"
+    found["ci95_clusters"] = (
+        "subject" if all(clips[i].subject for i in set(samples.clip)) else "clip"
+    )
     eps = np.finfo(np.float32).tiny
     picked = probabilities[np.arange(len(predicted)), samples.label]
     found["cross_entropy"] = float(-np.log(np.maximum(picked, eps)).mean())
     found["classes"] = list(classes)
     if len(np.unique(samples.clip)) < len(samples.clip):
         # Several samples a clip (sections, frames): the clip's verdict is their mean (paper 1).
-        clip, averaged, label = _by_clip(probabilities, samples)
+        clip, averaged, label = metrics.by_clip(probabilities, samples.clip, samples.label)
         verdict = averaged.argmax(-1)
-        matrix = metrics.count(label, verdict, len(classes))
+        matrix = metrics.confusion_matrix(label, verdict, len(classes))
         found["by_clip"] = metrics.compute(matrix, classes)
         found["by_clip"]["ci95"] = clustered_intervals(
             label, verdict, _clusters(clip, clips), len(classes)
         )
     return found
-
-
-def _by_clip(
-    probabilities: np.ndarray, samples: batches.Samples
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Clip index i[M], mean probabilities f64[M, K] and label i32[M] of each clip."""
-    clip, averaged = metrics.clip_probabilities(probabilities, samples.clip)
-    _, first = np.unique(samples.clip, return_index=True)
-    return clip, averaged, samples.label[first]
 
 
 def _clusters(indices: np.ndarray, clips: Sequence[Clip]) -> list[str]:
@@ -155,7 +135,7 @@ def _predictions(
     samples: batches.Samples,
     clips: Sequence[Clip],
 ) -> str:
-    clip, averaged, label = _by_clip(probabilities, samples)
+    clip, averaged, label = metrics.by_clip(probabilities, samples.clip, samples.label)
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(["clip_id", "subject", "emotion", "truth", "predicted", "correct",
@@ -167,13 +147,6 @@ def _predictions(
              int(verdict == truth), *(f"{p:.6f}" for p in row)]
         )  # fmt: skip
     return text.getvalue()
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file so that a reader sees the old text or the new, never a part."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)
 
 
 def code_version() -> str:

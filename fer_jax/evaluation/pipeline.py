@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from fer_jax.config import Experiment
-from fer_jax.evaluation.evaluate import evaluate, render, write_text
+from fer_jax.evaluation.evaluate import evaluate, render
 from fer_jax.evaluation.report import write_report
 from fer_jax.progress import Progress
 from fer_jax.training import loop
+from fer_jax.training.run_directory import write_text
 
 
 def run_directory(experiment: Experiment) -> Path:

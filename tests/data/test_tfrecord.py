@@ -77,7 +77,9 @@ def test_every_flipped_bit_is_detected(tmp_path):
             damaged = bytearray(intact)
             damaged[position] ^= 1 << bit
             path.write_bytes(damaged)
-            with pytest.raises(UserError, match=r"clips\.tfrecord: .*byte \d+.*delete it") as caught:
+            with pytest.raises(
+                UserError, match=r"clips\.tfrecord: .*byte \d+.*delete it"
+            ) as caught:
                 list(Shard(path))
             assert "\n" not in str(caught.value)
 
@@ -125,7 +127,7 @@ def test_not_a_tfrecord(tmp_path, content):
 def test_absent_file_and_directory(tmp_path):
     with pytest.raises(UserError, match=r"cannot read .*absent: No such file"):
         Shard(tmp_path / "absent")
-    with pytest.raises(UserError, match="cannot read .*: Is a directory"):
+    with pytest.raises(UserError, match=r"cannot read .*: Is a directory"):
         Shard(tmp_path)
 
 

@@ -6,12 +6,15 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from fer_jax.data.tfrecord import Shard
 from fer_jax.errors import UserError
 from preprocessing import writer
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_shard_info_says_what_is_on_disk(tmp_path):
@@ -43,7 +46,7 @@ def test_full_disk_is_the_users_problem(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", fsync)
-    with pytest.raises(UserError, match="no space left to write .*shard; free some and repeat"):
+    with pytest.raises(UserError, match=r"no space left to write .*shard; free some and repeat"):
         writer.write_shard(tmp_path / "shard", [b"x"])
     assert os.listdir(tmp_path) == []
 
@@ -92,7 +95,7 @@ writer.write_shard(Path(sys.argv[1]), records())
 def test_kill_leaves_no_file_with_the_final_name(tmp_path):
     path = tmp_path / "shard"
     process = subprocess.Popen(
-        [sys.executable, "-c", SLOW_WRITER, path], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", SLOW_WRITER, path], stdout=subprocess.PIPE, text=True, cwd=ROOT
     )
     assert process.stdout is not None
     while process.stdout.readline() != "10\n":

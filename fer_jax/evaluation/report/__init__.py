@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from fer_jax.errors import UserError
-from fer_jax.evaluation.evaluate import write_text
 from fer_jax.evaluation.report import plots
+from fer_jax.training.run_directory import write_text
 
 MISTAKES = 12
 
@@ -39,7 +39,7 @@ def write_report(run: str | Path) -> Path:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    support = [row["support"] for row in metrics["per_class"]]
+    support = [row["support"] for row in metrics["per_class"].values()]
     command = run / "command.txt"
     page = environment.get_template("template.html").render(
         run=run,

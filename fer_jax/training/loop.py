@@ -1,0 +1,357 @@
+"""The training loop.
+
+The order within an epoch is fixed: train, validate, monitor, history, save. A run that was stopped
+anywhere, even with kill -9, gives the same result to the bit when it is started again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from fer_jax.config import Experiment
+from fer_jax.data import batches, protocols
+from fer_jax.errors import UserError
+from fer_jax.training import checkpoint, metrics, parallel
+from fer_jax.training.interrupts import Interrupted, Interrupts
+from fer_jax.training.job import Job, load_dataset, make_job
+from fer_jax.training.metrics import Metrics
+from fer_jax.training.monitor import Monitor
+from fer_jax.training.pace import Pace, run_calls
+from fer_jax.training.run_directory import (
+    History,
+    LoadedRun,
+    checkpoints_of,
+    claim,
+    empty,
+    load_run,
+)
+from fer_jax.training.state import TrainState, snapshot, to_host
+from fer_jax.training.tracking import Tracker
+
+__all__ = ["Interrupted", "LoadedRun", "load_run", "train"]
+
+#: Called with epochs done, epochs in all and the figures of the last one.
+OnProgress = Callable[[int, int, str], None]
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass
+class Progress:
+    """How far a run is: what a checkpoint holds.
+
+    Attributes:
+      state: on the devices; its memory goes into the next step.
+      counted: training metrics of the epoch so far.
+      best: the best variables so far.
+      step: steps done.
+      epoch: epochs done, validated and in the history.
+      finished: why training is over; "" while it is not.
+      saved_epoch, saved_time: of the last save.
+    """
+
+    state: TrainState
+    counted: Metrics
+    best: dict[str, Any]
+    step: int = 0
+    epoch: int = 0
+    monitor: Monitor = Monitor()
+    finished: str = ""
+    saved_epoch: int = 0
+    saved_time: float = field(default_factory=time.monotonic)
+
+
+def train(
+    experiment: Experiment, run_dir: str | Path, on_progress: OnProgress | None = None
+) -> dict[str, Any]:
+    """Trains an experiment, or goes on with it where it stopped, or says that it is finished.
+
+    Writes config.json, split.csv, history.jsonl, checkpoints/ and TensorBoard events into the run
+    directory. Ctrl-C and SIGTERM finish the call in progress, save and raise `Interrupted`.
+
+    Args:
+      experiment: what to train, with `data.dir` set.
+      run_dir: made if absent.
+      on_progress: called after every epoch.
+
+    Returns:
+      JSON-ready: epochs, finished, monitor, best (its value), best_epoch, train and validation
+      figures of the best epoch, parameters, notes (lines for the user) and the facts of the data.
+
+    Raises:
+      UserError: the config, the data or the directory cannot be trained in, or the loss is not
+        finite any more.
+      Interrupted: stopped on request; the same call goes on.
+    """
+    run = Path(run_dir)
+    notes: list[str] = []
+    with claim(run, experiment), Interrupts() as interrupts:
+        found = _restore_point(run, notes)
+        if found is not None and found[1]["progress"]["finished"]:
+            notes.append(f"{run} is finished: nothing to train")
+            return _summary(run, experiment, found[1], notes)
+        job, progress = _prepare(experiment, run, found, notes)
+        settings, history = experiment.train, History(run)
+        tracker = Tracker(run / "tensorboard", progress.epoch + 1, experiment.track.tensorboard)
+        notes += [tracker.note] if tracker.note else []
+        checkpoints = checkpoint.Checkpoints(checkpoints_of(run), experiment.checkpoint.keep)
+        if found is not None:
+            checkpoints.discard_after(found[0])
+        pace, validation_pace = Pace(settings.steps_per_call), Pace(settings.steps_per_call)
+        try:
+            while not progress.finished:
+                began = time.monotonic()
+                if _train_epoch(job, progress, pace, interrupts, checkpoints):
+                    line = _finish_epoch(job, progress, validation_pace, began)
+                    history.append(line)
+                    tracker.write(progress.epoch, line)
+                    if on_progress is not None:
+                        on_progress(progress.epoch, settings.epochs, _figures(line))
+                if _due(experiment, progress) or interrupts.signum:
+                    _save(job, progress, checkpoints)
+                if interrupts.signum and not progress.finished:
+                    checkpoints.wait()
+                    where = f"epoch {progress.epoch + 1} of {settings.epochs}"
+                    raise Interrupted(
+                        f"stopped in {where}; the same command goes on there", interrupts.signum
+                    )
+        finally:
+            checkpoints.close()
+            tracker.close()
+        return _summary(run, experiment, _meta(job, progress), notes)
+
+
+def _restore_point(run: Path, notes: list[str]) -> tuple[int, dict[str, Any]] | None:
+    """The step and meta of the newest intact checkpoint; None where there is none yet."""
+    directory = checkpoints_of(run)
+    if not checkpoint.sealed_steps(directory):
+        return None
+    step, problems = checkpoint.find_intact(directory)
+    for problem in problems:
+        notes.append(f"{problem}: went back to the checkpoint of step {step}")
+        _LOG.warning(notes[-1])
+    return step, checkpoint.read(directory, step, {"meta": None})["meta"]
+
+
+def _prepare(
+    experiment: Experiment,
+    run: Path,
+    found: tuple[int, dict[str, Any]] | None,
+    notes: list[str],
+) -> tuple[Job, Progress]:
+    """Reads the data, and starts from new parameters or from a checkpoint."""
+    dataset = load_dataset(experiment)
+    classes = len(dataset.label_space.classes)
+    if found is None:
+        job = make_job(experiment, dataset)
+        state = job.first_state()
+        progress = Progress(_place(state, job), _no_metrics(job), _place(state.variables, job))
+    else:
+        step, meta = found
+        _same_data(meta["facts"], dataset.facts, experiment)
+        directory = checkpoints_of(run)
+        best = checkpoint.read(directory, step, {"best": None})["best"]
+        job = make_job(experiment, dataset, batches.Statistics(**best["statistics"]))
+        shape = empty(jax.eval_shape(job.first_state))
+        template = {**_fields(shape), "counted": tuple(metrics.no_metrics(classes))}
+        tree = checkpoint.read(directory, step, {"state": template})["state"]
+        counted = parallel.replicate(Metrics(*tree.pop("counted")), job.mesh)
+        variables = {"params": best["params"], "stats": best["stats"]}
+        said = meta["progress"]
+        progress = Progress(
+            _place(TrainState(**tree), job),
+            counted,
+            _place(variables, job),
+            step=step,
+            epoch=said["epoch"],
+            monitor=Monitor(**said["monitor"]),
+            saved_epoch=said["epoch"],
+        )
+        notes.append(f"went on after epoch {progress.epoch} of {experiment.train.epochs}")
+        _LOG.info(notes[-1])
+    History(run).rewind(progress.epoch)
+    protocols.save_split(run / "split.csv", dataset.split)
+    return job, progress
+
+
+def _same_data(before: dict[str, Any], now: dict[str, Any], experiment: Experiment) -> None:
+    for key in ("data_sha256", "split_sha256"):
+        if before[key] != now[key]:
+            raise UserError(
+                f"{experiment.data.dir} does not hold the records that this run began with "
+                f"({key} {now[key][:12]}, was {before[key][:12]}): give those with --data.dir, or "
+                "train in another directory"
+            )
+
+
+def _fields(state: TrainState) -> dict[str, Any]:
+    return {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
+
+
+def _place(tree: Any, job: Job) -> Any:
+    """On every device, in memory of its own, since a step takes the state's memory."""
+    return snapshot(parallel.replicate(tree, job.mesh))
+
+
+def _no_metrics(job: Job) -> Metrics:
+    return parallel.replicate(metrics.no_metrics(len(job.label_space.classes)), job.mesh)
+
+
+def _train_epoch(
+    job: Job,
+    progress: Progress,
+    pace: Pace,
+    interrupts: Interrupts,
+    checkpoints: checkpoint.Checkpoints,
+) -> bool:
+    """Trains the rest of an epoch; False if it was interrupted before its last step."""
+    settings, epoch = job.experiment.train, progress.epoch
+    order = batches.epoch_order(settings.seed, epoch, job.train_size, settings.batch)
+    index, weight = parallel.deal(*order, job.mesh)
+
+    def call(start: Any, stop: Any) -> Metrics:
+        progress.state, progress.counted = job.train_step(
+            progress.state, progress.counted, job.train, job.key, index, weight, start, stop
+        )
+        return progress.counted
+
+    def check(counted: Metrics) -> None:
+        checkpoints.poll()
+        if not math.isfinite(float(counted.loss)):
+            raise UserError(
+                f"the loss is not finite in epoch {epoch + 1}: lower --optim.lr (now "
+                f"{job.experiment.optim.lr:g}) or set --optim.clip_norm 1, in another run directory"
+            )
+
+    done = progress.step - epoch * job.steps_per_epoch
+    reached = run_calls(
+        pace, job.mesh, done, job.steps_per_epoch, call, check, lambda: bool(interrupts.signum)
+    )
+    progress.step += reached - done
+    return reached == job.steps_per_epoch
+
+
+def _finish_epoch(job: Job, progress: Progress, pace: Pace, began: float) -> dict[str, Any]:
+    """Validates, looks at the monitor, and returns the epoch's line of history."""
+    settings = job.experiment.train
+    progress.epoch += 1
+    epoch, last = progress.epoch, progress.epoch == settings.epochs
+    line: dict[str, Any] = {"epoch": epoch, "step": progress.step}
+    trained = to_host(progress.counted)
+    line |= {f"train/{name}": value for name, value in _scores(trained).items()}
+    progress.counted = _no_metrics(job)
+    if job.validation is not None and (last or epoch % settings.evaluate_every == 0):
+        validated = _validate(job, progress, pace)
+        line |= {f"validation/{name}": value for name, value in _scores(validated).items()}
+    if settings.monitor in line:
+        value = line[settings.monitor]
+        if not math.isfinite(value):
+            raise UserError(
+                f"{settings.monitor} is not finite in epoch {epoch}: lower --optim.lr (now "
+                f"{job.experiment.optim.lr:g}), in another run directory"
+            )
+        progress.monitor = progress.monitor.update(settings, epoch, value)
+        if progress.monitor.best_epoch == epoch:
+            progress.best = snapshot(progress.state.variables)
+        if progress.monitor.exhausted(settings, epoch):
+            progress.finished = "early stop"
+    if last:
+        progress.finished = progress.finished or "epochs"
+    line["lr"] = float(job.schedule(progress.step))
+    line["seconds"] = round(time.monotonic() - began, 4)
+    return line
+
+
+def _validate(job: Job, progress: Progress, pace: Pace) -> Metrics:
+    batch = job.experiment.train.batch
+    order = batches.pad_batches(np.arange(job.validation_size), batch)
+    index, weight = parallel.deal(*order, job.mesh)
+    counted = _no_metrics(job)
+    variables = progress.state.variables
+
+    def call(start: Any, stop: Any) -> Metrics:
+        nonlocal counted
+        counted = job.evaluate_step(
+            variables, counted, job.validation, index, weight, start, stop
+        )
+        return counted
+
+    run_calls(pace, job.mesh, 0, len(order[0]), call, lambda _: None, lambda: False)
+    return to_host(counted)
+
+
+def _scores(counted: Metrics) -> dict[str, float]:
+    values = {name: float(v) for name, v in metrics.scores(np.asarray(counted.confusion)).items()}
+    return {"loss": float(counted.loss) / float(counted.count), **values}
+
+
+def _figures(line: dict[str, Any]) -> str:
+    shown = [f"loss {line['train/loss']:.4f}", f"accuracy {line['train/accuracy']:.3f}"]
+    if "validation/accuracy" in line:
+        shown.append(f"validation {line['validation/accuracy']:.3f}")
+    return ", ".join(shown)
+
+
+def _due(experiment: Experiment, progress: Progress) -> bool:
+    settings = experiment.checkpoint
+    epochs = progress.epoch - progress.saved_epoch
+    seconds = time.monotonic() - progress.saved_time
+    enough = epochs >= settings.every_epochs and seconds >= settings.every_seconds
+    return bool(progress.finished) or enough
+
+
+def _save(job: Job, progress: Progress, checkpoints: checkpoint.Checkpoints) -> None:
+    """Starts to save. The last and the best state are one checkpoint, so they always agree."""
+    state = {**_fields(to_host(progress.state)), "counted": tuple(to_host(progress.counted))}
+    if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state["params"])):
+        raise UserError(
+            f"parameters are not finite in epoch {progress.epoch}: lower --optim.lr (now "
+            f"{job.experiment.optim.lr:g}) or set --optim.clip_norm 1, in another run directory"
+        )
+    best = {**to_host(progress.best), "statistics": to_host(job.statistics)._asdict()}
+    checkpoints.save(progress.step, state, best, _meta(job, progress))
+    progress.saved_epoch, progress.saved_time = progress.epoch, time.monotonic()
+
+
+def _meta(job: Job, progress: Progress) -> dict[str, Any]:
+    return {
+        "progress": {
+            "epoch": progress.epoch,
+            "monitor": dataclasses.asdict(progress.monitor),
+            "finished": progress.finished,
+        },
+        "facts": {**job.facts, "parameters": job.parameters},
+    }
+
+
+def _summary(
+    run: Path, experiment: Experiment, meta: dict[str, Any], notes: list[str]
+) -> dict[str, Any]:
+    said, monitor = meta["progress"], meta["progress"]["monitor"]
+    best = History(run).read()[monitor["best_epoch"] - 1] if monitor["best_epoch"] else {}
+    return {
+        "epochs": said["epoch"],
+        "finished": said["finished"],
+        "monitor": experiment.train.monitor,
+        "best": monitor["best"],
+        "best_epoch": monitor["best_epoch"],
+        **{
+            part: {
+                name.removeprefix(f"{part}/"): value
+                for name, value in best.items()
+                if name.startswith(f"{part}/")
+            }
+            for part in ("train", "validation")
+        },
+        **meta["facts"],
+        "notes": notes,
+    }

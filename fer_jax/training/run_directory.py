@@ -1,0 +1,199 @@
+"""A run's directory: config, history, lock, and the trained model that lies in it."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import numpy as np
+
+from fer_jax import config, models
+from fer_jax.config import Experiment
+from fer_jax.data import geometry, sequences
+from fer_jax.data.batches import Statistics
+from fer_jax.errors import UserError
+from fer_jax.labels import LabelSpace
+from fer_jax.training import checkpoint
+
+#: Keys that may change between the parts of an interrupted run: they decide where and how fast it
+#: runs, not what it learns. `data.dir` may move; its content may not change.
+FREE = ("checkpoint", "data.dir", "parallel", "reported", "track", "train.steps_per_call")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file so that a reader sees the old text or the new, never a part."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with open(temporary, "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def checkpoints_of(run: Path) -> Path:
+    return run / "checkpoints"
+
+
+@contextmanager
+def claim(run: Path, experiment: Experiment) -> Iterator[None]:
+    """Makes the run's directory ours while it trains, with config.json in it.
+
+    Raises:
+      UserError: it holds another experiment, or another process trains in it.
+    """
+    if run.exists() and not run.is_dir():
+        raise UserError(f"{run} is a file: give a directory for the run")
+    run.mkdir(parents=True, exist_ok=True)
+    with open(run / ".lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(f"another process is training in {run}: wait for it or stop it") from None
+        path = run / "config.json"
+        if path.is_file():
+            _compare(run, config.load_config(path), experiment)
+        write_text(path, json.dumps(experiment.to_json(), indent=1) + "\n")
+        yield
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict) or not value:
+        return {prefix[:-1]: value}
+    leaves = (_flat(item, f"{prefix}{key}.") for key, item in value.items())
+    return {key: leaf for part in leaves for key, leaf in part.items()}
+
+
+def _compare(run: Path, before: Experiment, now: Experiment) -> None:
+    old, new = _flat(before.to_json()), _flat(now.to_json())
+    keys = [
+        key
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key)
+        and not any(key == free or key.startswith(f"{free}.") for free in FREE)
+    ]
+    if keys:
+        changes = ", ".join(f"{key} {old.get(key)!r} -> {new.get(key)!r}" for key in keys)
+        raise UserError(
+            f"{run} holds a run of another config ({changes}): undo the change, or train in "
+            "another directory"
+        )
+
+
+class History:
+    """history.jsonl: one JSON line an epoch, in order."""
+
+    def __init__(self, run: Path):
+        self.path = run / "history.jsonl"
+
+    def read(self) -> list[dict[str, Any]]:
+        """The complete lines."""
+        if not self.path.is_file():
+            return []
+        text = self.path.read_text()
+        return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+
+    def rewind(self, epochs: int) -> None:
+        """Forgets what came after `epochs`: it will be trained again.
+
+        Raises:
+          UserError: the file holds fewer epochs than the checkpoint.
+        """
+        lines = self.path.read_text().splitlines(keepends=True) if self.path.is_file() else []
+        if len(lines) < epochs:
+            raise UserError(
+                f"{self.path} holds {len(lines)} epochs, the checkpoint {epochs}: put it back from "
+                f"a copy, or delete {self.path.parent} and train again"
+            )
+        write_text(self.path, "".join(lines[:epochs]))
+
+    def append(self, line: Mapping[str, Any]) -> None:
+        with open(self.path, "a") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+@dataclass(frozen=True)
+class LoadedRun:
+    """A trained model with everything that it takes to use it.
+
+    Attributes:
+      experiment: the run's config.
+      label_space: what its classes mean.
+      statistics: of the training set, for `batches.normalise`.
+      variables: {"params", "stats"} for `model.apply`.
+      epoch: the epoch whose parameters these are, from 1; 0 before the first evaluation.
+      facts: what is known of its data: protocol, split_sha256, data_sha256, audit, samples.
+    """
+
+    experiment: Experiment
+    label_space: LabelSpace
+    statistics: Statistics
+    variables: dict[str, Any]
+    model: models.Model
+    epoch: int
+    facts: dict[str, Any]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.label_space.classes
+
+
+def build_model(experiment: Experiment, classes: int) -> models.Model:
+    """The experiment's model for its own features and frames."""
+    data = experiment.data
+    return models.build(
+        experiment.model,
+        features=geometry.dimension(data.features),
+        frames=sequences.sample_length(data.length, data.frames),
+        classes=classes,
+    )
+
+
+def load_run(run: str | Path, which: Literal["best", "last"] = "best") -> LoadedRun:
+    """The model of a run directory, from its newest intact checkpoint.
+
+    Args:
+      which: "best" by the run's monitor, or "last".
+
+    Raises:
+      UserError: not a run directory, no checkpoint yet, or every checkpoint is damaged.
+    """
+    run = Path(run)
+    if not (run / "config.json").is_file():
+        raise UserError(f"{run} is not a run directory: make one with `fer-jax train CONFIG`")
+    experiment = config.load_config(run / "config.json")
+    directory = checkpoints_of(run)
+    step, _ = checkpoint.find_intact(directory)
+    meta = checkpoint.read(directory, step, {"meta": None})["meta"]
+    label_space = LabelSpace.from_json(meta["facts"]["label_space"])
+    model = build_model(experiment, len(label_space.classes))
+    shapes = jax.eval_shape(model.init, jax.random.key(0))
+    size = geometry.dimension(experiment.data.features)
+    shapes["statistics"] = {name: np.zeros(size, np.float32) for name in ("mean", "std")}
+    best = checkpoint.read(directory, step, {"best": empty(shapes)})["best"]
+    variables = {"params": best["params"], "stats": best["stats"]}
+    epoch = meta["progress"]["monitor"]["best_epoch"]
+    if which == "last":
+        state = checkpoint.read(directory, step, {"state": None})["state"]
+        variables = {"params": state["params"], "stats": state["stats"]}
+        epoch = meta["progress"]["epoch"]
+    return LoadedRun(
+        experiment=experiment,
+        label_space=label_space,
+        statistics=Statistics(**best["statistics"]),
+        variables=variables,
+        model=model,
+        epoch=epoch,
+        facts=meta["facts"],
+    )
+
+
+def empty(shapes: Any) -> Any:
+    """NumPy arrays of the same shapes, to read a checkpoint into."""
+    return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)

@@ -1,0 +1,295 @@
+"""Where jobs run: processes of this machine, or a Ray cluster. One interface, two engines.
+
+An engine calls one function on many jobs and survives the death of a worker: the job that it was at
+ends with `WorkerDied`, the others go on, and a new worker takes the dead one's place. What to do about
+the job is for the caller to decide.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+import signal
+import threading
+import traceback
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from types import TracebackType
+from typing import Any, Protocol
+
+from fer_jax.errors import UserError
+
+ENGINES = ("local", "ray")
+
+
+class WorkerDied(Exception):
+    """A worker ended before its job did: a crash in native code, a signal, lack of memory.
+
+    Attributes:
+      signal: what killed it, 0 if it exited or the engine does not know.
+    """
+
+    def __init__(self, reason: str, signal_number: int = 0) -> None:
+        super().__init__(reason)
+        self.signal = signal_number
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a job: the function's value, or the error that ended it."""
+
+    job: Any
+    value: Any = None
+    error: Exception | None = None
+
+
+class Engine(Protocol):
+    """Runs a function on jobs. Leaving its `with` block stops whatever still runs, at once."""
+
+    def submit(self, job: Any) -> None:
+        """Queue a job."""
+
+    def wait(self, seconds: float) -> list[Outcome]:
+        """What has ended, after at most `seconds`; maybe nothing."""
+        ...
+
+    def __enter__(self) -> Engine: ...
+
+    def __exit__(self, *exception: object) -> None: ...
+
+
+def make_engine(
+    name: str, function: Callable[[Any], Any], workers: int | None, log: str = os.devnull
+) -> Engine:
+    """The engine called `name`.
+
+    Args:
+      name: "local" or "ray".
+      function: what is done to every job; importable by name, like the jobs picklable.
+      workers: at most so many at a time; None for every core that may be used.
+      log: file that takes what local workers write to stderr.
+
+    Raises:
+      UserError: unknown engine, Ray not installed, no Ray cluster.
+    """
+    if name == "local":
+        return LocalEngine(function, workers or available_cores(), log)
+    if name == "ray":
+        return RayEngine(function, workers)
+    raise UserError(f"unknown engine {name!r}; known are {', '.join(ENGINES)}")
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+@dataclass
+class _Worker:
+    """One process, our end of its pipe, and the job it is at."""
+
+    process: Any
+    connection: Connection
+    ready: bool = False
+    job: Any = None
+
+
+class LocalEngine:
+    """Spawned processes, each with a pipe of its own, so that a death is one job's and no other's.
+
+    (concurrent.futures gives up all jobs when one worker dies.)
+    """
+
+    def __init__(self, function: Callable[[Any], Any], workers: int, log: str) -> None:
+        self._function = function
+        self._count = workers
+        self._log = log
+        self._context = multiprocessing.get_context("spawn")
+        self._queue: deque[Any] = deque()
+        self._workers: list[_Worker] = []
+
+    def submit(self, job: Any) -> None:
+        self._queue.append(job)
+
+    def wait(self, seconds: float) -> list[Outcome]:
+        busy = sum(worker.job is not None for worker in self._workers)
+        while len(self._workers) < min(self._count, busy + len(self._queue)):
+            self._workers.append(self._start())
+        self._hand_out()
+        by_handle = {worker.connection: worker for worker in self._workers}
+        by_handle |= {worker.process.sentinel: worker for worker in self._workers}
+        ended = {id(by_handle[handle]): by_handle[handle] for handle in wait(by_handle, seconds)}
+        outcomes = [outcome for worker in ended.values() for outcome in self._hear(worker)]
+        self._hand_out()
+        return outcomes
+
+    def _start(self) -> _Worker:
+        ours, theirs = self._context.Pipe()
+        process = self._context.Process(
+            target=_serve, args=(theirs, self._function, self._log), daemon=True
+        )
+        process.start()
+        # With our copy closed, the end of the process is the end of the pipe.
+        theirs.close()
+        return _Worker(process, ours)
+
+    def _hand_out(self) -> None:
+        for worker in self._workers:
+            if worker.ready and worker.job is None and self._queue:
+                worker.job = self._queue.popleft()
+                try:
+                    worker.connection.send(worker.job)
+                except OSError:
+                    continue  # It died just now; its sentinel tells the next wait.
+
+    def _hear(self, worker: _Worker) -> list[Outcome]:
+        """Take a worker's message, or its death."""
+        try:
+            message = worker.connection.recv() if worker.connection.poll() else None
+        except (EOFError, OSError):
+            message = None
+        if message is None:
+            return self._bury(worker)
+        value, error, trace = message
+        if not worker.ready:
+            worker.ready = True
+            return []
+        job, worker.job = worker.job, None
+        if error is not None and trace:
+            error.add_note(trace)
+        return [Outcome(job, value, error)]
+
+    def _bury(self, worker: _Worker) -> list[Outcome]:
+        self._workers.remove(worker)
+        worker.process.join()
+        worker.connection.close()
+        code = worker.process.exitcode
+        if not worker.ready:
+            raise RuntimeError(f"a worker process could not start (exit code {code})")
+        if worker.job is None:
+            return []
+        name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+        return [Outcome(worker.job, error=WorkerDied(name, max(0, -code)))]
+
+    def __enter__(self) -> LocalEngine:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for worker in self._workers:
+            worker.process.kill()
+        for worker in self._workers:
+            worker.process.join()
+            worker.connection.close()
+        self._workers.clear()
+
+
+def _serve(connection: Connection, function: Callable[[Any], Any], log: str) -> None:
+    """The life of a local worker: say that it is ready, then a job after the other."""
+    # Ctrl-C reaches the whole terminal; the parent decides what it means.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    # Native libraries write past sys.stderr, into the middle of a progress bar.
+    with open(log, "ab") as file:
+        os.dup2(file.fileno(), 2)
+    connection.send((None, None, ""))
+    while True:
+        try:
+            job = connection.recv()
+        except EOFError:
+            return
+        try:
+            message = (function(job), None, "")
+        except Exception as error:
+            message = (None, *_portable(error))
+        connection.send(message)
+
+
+def _end_with_parent() -> None:
+    """A parent that is killed cannot stop its workers: they end when it does."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    os._exit(1)
+
+
+def _portable(error: Exception) -> tuple[Exception, str]:
+    """The error if it survives pickling, else one that says the same; and its traceback."""
+    trace = "".join(traceback.format_exception(error))
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return RuntimeError(f"{type(error).__name__}: {error}"), trace
+    return error, trace
+
+
+class RayEngine:
+    """Tasks on an existing Ray cluster, one core each.
+
+    Every node needs this package, and sees the same files under the same names.
+    """
+
+    def __init__(self, function: Callable[[Any], Any], workers: int | None) -> None:
+        try:
+            import ray
+        except ImportError as error:
+            raise UserError(
+                "the engine ray needs Ray: pip install 'fer-jax[ray]', or use the engine local"
+            ) from error
+        if not ray.is_initialized():
+            try:
+                ray.init(address="auto", log_to_driver=False)
+            except ConnectionError as error:
+                raise UserError(
+                    "no Ray cluster here: `ray start --head` makes one, RAY_ADDRESS names one"
+                ) from error
+        self._ray = ray
+        # A retry is the caller's decision: Ray's own would rebuild around no clip.
+        self._function = ray.remote(num_cpus=1, max_retries=0)(function)
+        self._count = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
+        self._queue: deque[Any] = deque()
+        self._running: dict[Any, Any] = {}
+
+    def submit(self, job: Any) -> None:
+        self._queue.append(job)
+
+    def wait(self, seconds: float) -> list[Outcome]:
+        while self._queue and len(self._running) < self._count:
+            job = self._queue.popleft()
+            self._running[self._function.remote(job)] = job
+        if not self._running:
+            return []
+        ended, _ = self._ray.wait(list(self._running), timeout=seconds)
+        return [self._outcome(reference) for reference in ended]
+
+    def _outcome(self, reference: Any) -> Outcome:
+        job = self._running.pop(reference)
+        try:
+            return Outcome(job, self._ray.get(reference))
+        except self._ray.exceptions.RayTaskError as error:
+            cause = error.cause
+            return Outcome(job, error=cause if isinstance(cause, Exception) else error)
+        except self._ray.exceptions.RayError as error:
+            return Outcome(job, error=WorkerDied(f"Ray: {type(error).__name__}"))
+
+    def __enter__(self) -> RayEngine:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for reference in self._running:
+            self._ray.cancel(reference, force=True)
+        self._running.clear()

@@ -1,0 +1,143 @@
+import json
+from collections import Counter
+from itertools import product
+
+import numpy as np
+import pytest
+
+from fer_jax.config import Protocol
+from fer_jax.data.audit import audit, content_hash
+from fer_jax.data.protocols import make_split
+from fer_jax.records import Clip
+
+
+@pytest.fixture(scope="module")
+def ravdess():
+    """Clips of RAVDESS's 4,904 video files, made by the rule of its file names: modality, channel,
+    emotion, intensity, statement, repetition, actor. Actor 18 has no songs."""
+    clips = []
+    for modality, channel, emotion, intensity, statement, repetition, actor in product(
+        ("01", "02"), (1, 2), range(1, 9), (1, 2), (1, 2), (1, 2), range(1, 25)
+    ):
+        if emotion == 1 and intensity == 2:
+            continue
+        if channel == 2 and (emotion > 6 or actor == 18):
+            continue
+        take = f"{channel:02d}-{emotion:02d}-{intensity:02d}-{statement:02d}-{repetition:02d}"
+        recording = f"{take}-{actor:02d}"
+        clips.append(
+            Clip(
+                clip_id=f"ravdess/{modality}-{recording}",
+                corpus="ravdess",
+                subject=f"{actor:02d}",
+                emotion=f"e{emotion}",
+                statement=f"{statement:02d}",
+                recording=recording,
+            )
+        )
+    by_emotion = Counter(c.emotion for c in clips)
+    # reproduction.md 1.6: neutral 376, calm, happy, sad, angry, fear 752, disgust, surprise 384.
+    assert sorted(by_emotion.values()) == [376, 384, 384, 752, 752, 752, 752, 752]
+    assert len(clips) == 4904
+    return clips
+
+
+def test_random_folds_of_ravdess_hold_the_twin_of_nine_in_ten(ravdess):
+    """Expected: a twin is in the same fold with probability sum s (s - 1) / (n (n - 1)), s the
+    fold sizes of its emotion, n its clips. The mean over all clips lies within 4 deviations."""
+    shares, weights = [], []
+    for fold in range(10):
+        split = make_split(ravdess, Protocol(name="random-kfold", fold=fold, validation=0))
+        report = audit(ravdess, split)
+        train = {ravdess[i].recording for i in split.train}
+        assert report["twin_overlap"] == np.mean(
+            [ravdess[i].recording in train for i in split.test]
+        )
+        assert report["subject_overlap"] == 1
+        assert report["verdict"].startswith(f"leaks: {100 * report['twin_overlap']:.1f} % of test")
+        shares.append(report["twin_overlap"])
+        weights.append(len(split.test))
+    together = 0.0
+    for n in Counter(c.emotion for c in ravdess).values():
+        sizes = [n // 10 + (f < n % 10) for f in range(10)]
+        together += n * sum(s * (s - 1) for s in sizes) / (n * (n - 1))
+    expected = 1 - together / 4904
+    assert expected == pytest.approx(0.9, abs=0.005)
+    deviation = (0.1 * 0.9 / 2452) ** 0.5
+    assert abs(np.average(shares, weights=weights) - expected) < 4 * deviation
+
+
+def test_actor_folds_of_ravdess_are_clean(ravdess):
+    for fold in range(10):
+        report = audit(ravdess, make_split(ravdess, Protocol(name="subject-kfold", fold=fold)))
+        assert report["subject_overlap"] == report["twin_overlap"] == 0
+        assert report["statement_overlap"] == 1
+        assert report["statistics_outside_train"] == 0
+        assert report["near_duplicates"] is None
+        assert report["verdict"] == "clean"
+
+
+def image(number, pixels=b"", split="train", **fields):
+    return Clip(
+        clip_id=f"test/{number}",
+        corpus="test",
+        emotion="happy",
+        split=split,
+        frame_index=np.zeros(1, np.int32),
+        time_ms=np.zeros(1, np.float32),
+        face_found=np.ones(1, bool),
+        box=np.zeros((1, 4), np.float32),
+        blendshapes=np.full((1, 52), len(pixels), np.float32),
+        crops=(pixels,),
+        **fields,
+    )
+
+
+OFFICIAL = Protocol(name="official", validation=0)
+
+
+def test_exact_copies_are_found_and_silence_is_none():
+    train = [image(i, bytes(range(i))) for i in range(8)]
+    test = [image(10, bytes(range(3)), "test"), image(11, b"\xff" * 3, "test")]
+    report = audit(clips := [*train, *test], make_split(clips, OFFICIAL))
+    assert report == {
+        "verdict": "leaks: 50.0 % of test clips have an exact copy in training "
+        "(the records name no subjects and no recordings)",
+        "subject_overlap": None,
+        "twin_overlap": None,
+        "near_duplicates": 0.5,
+        "statement_overlap": None,
+        "statistics_outside_train": 0.0,
+    }
+    assert json.loads(json.dumps(report)) == report
+
+
+def test_augmented_copies_add_no_overlap():
+    clips = [image(i, bytes([i]), "test" if i > 6 else "train") for i in range(10)]
+    clips = [c.replace(recording=c.clip_id, subject=c.clip_id) for c in clips]
+    copies = [
+        c.replace(clip_id=f"{c.clip_id}+aug1", augmentation="flip", split="train") for c in clips
+    ]
+    report = audit([*clips, *copies], make_split([*clips, *copies], OFFICIAL))
+    assert report["verdict"] == "clean"
+    assert report["subject_overlap"] == report["twin_overlap"] == report["near_duplicates"] == 0
+
+
+def test_statistics_taken_from_test_clips_are_a_leak():
+    clips = [image(i, bytes([i]), "test" if i > 7 else "train") for i in range(12)]
+    report = audit(clips, make_split(clips, OFFICIAL), statistics=range(9))
+    assert report["statistics_outside_train"] == 0.25
+    assert "25.0 % of test clips were used for statistics" in report["verdict"]
+
+
+def test_content_hash_reads_every_stream_and_nothing_else():
+    clip = image(0, b"abc")
+    assert content_hash(clip) == content_hash(clip.replace(clip_id="x", subject="y", fps=25.0))
+    changed = [
+        clip.replace(crops=(b"abd",)),
+        clip.replace(crops=None),
+        clip.replace(blendshapes=clip.blendshapes + 1),
+        clip.replace(landmarks68=np.zeros((1, 68, 2), np.float32)),
+    ]
+    assert len({content_hash(c) for c in (clip, *changed)}) == 5
+    assert content_hash(Clip(clip_id="x", corpus="test")) == ""

@@ -1,0 +1,78 @@
+"""A small corpus of blendshape sequences that a small LSTM can learn."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+WORDS = ("happy", "sad", "neutral")
+
+
+def make_clips(count: int = 70, frames: int = 5, seed: int = 0) -> list:
+    """Clips of 10 subjects whose scores drift in a direction of their emotion, in noise."""
+    from fer_jax.records import Clip
+
+    rng = np.random.default_rng(seed)
+    direction = rng.normal(size=(len(WORDS), 52))
+    clips = []
+    for i in range(count):
+        emotion = i % len(WORDS)
+        length = frames + i % 3
+        time = np.linspace(0, 1, length)[:, None]
+        scores = 0.5 * time * direction[emotion] + rng.normal(size=(length, 52))
+        clips.append(
+            Clip(
+                clip_id=f"toy/{i:03d}",
+                corpus="toy",
+                subject=f"s{i % 10}",
+                emotion=WORDS[emotion],
+                width=64,
+                height=64,
+                frame_index=np.arange(length, dtype=np.int32),
+                time_ms=np.arange(length, dtype=np.float32) * 40,
+                face_found=np.ones(length, bool),
+                box=np.tile(np.float32([0, 0, 64, 64]), (length, 1)),
+                blendshapes=scores.astype(np.float32),
+            )
+        )
+    return clips
+
+
+def write_records(out: Path, clips: list) -> Path:
+    from fer_jax.records import encode
+    from preprocessing import writer
+
+    out.mkdir(parents=True)
+    info = writer.write_shard(out / writer.shard_name("toy", 0, 1), map(encode, clips))
+    writer.write_dataset_info(
+        out, "toy", [info.records], info.bytes, ("blendshapes",), None, "png", {}
+    )
+    return out
+
+
+@pytest.fixture(scope="session")
+def records(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A record directory of the small corpus."""
+    return write_records(tmp_path_factory.mktemp("toy") / "records", make_clips())
+
+
+@pytest.fixture
+def experiment(records: Path):
+    """One that trains in a second: 3 epochs of 4 steps, dropout on, on one device."""
+    from fer_jax import config
+
+    return config.from_json(
+        {
+            "name": "toy",
+            "data": {"dir": str(records), "features": "blendshapes-27", "frames": 6},
+            "protocol": {"name": "subject", "validation": 0.2, "test": 0.2},
+            "model": {"name": "lstm", "units": [8, 8], "dropout": 0.3, "kernel_l2": 1e-4},
+            "optim": {"lr": 0.01},
+            "train": {"epochs": 3, "batch": 12, "seed": 5},
+            "parallel": {"devices": 1},
+            "checkpoint": {"every_seconds": 0},
+            "track": {"tensorboard": False},
+        }
+    )
