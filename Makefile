@@ -8,7 +8,7 @@ OUT ?= demo
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-INSTALL := $(PIP) install --quiet --no-deps --require-hashes
+INSTALL := $(PIP) install --quiet --no-compile --no-deps --require-hashes
 PINS := $(wildcard requirements/*.txt)
 BENCHMARKS := $(basename $(notdir $(filter-out %/__init__.py,$(wildcard benchmarks/*.py))))
 

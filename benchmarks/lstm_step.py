@@ -99,7 +99,7 @@ def flax_rnn() -> Callable[[int], None]:
     graph, params, rest = nnx.split(Network(nnx.Rngs(0)), nnx.Param, ...)
 
     def loss(params, x, labels, key):
-        logits = nnx.merge(graph, params, rest)(x, key)
+        logits = nnx.merge(graph, params, rest, copy=True)(x, key)
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
     return _jax_step(loss, params)
@@ -162,6 +162,7 @@ def measure(turns: int, steps: int, peers: tuple[str, ...] = tuple(PEERS)) -> di
         pipes[name], theirs = context.Pipe()
         processes.append(context.Process(target=_serve, args=(name, theirs), daemon=True))
         processes[-1].start()
+        theirs.close()  # so that a peer that dies ends our waiting
     times: dict[str, list[float]] = {name: [] for name in peers}
     for turn in range(turns + 1):
         for name, pipe in pipes.items():

@@ -89,9 +89,6 @@ def _packages(
     versions: dict[str, str], findings: Findings
 ) -> tuple[dict[str, str | None], dict[str, bool]]:
     """Versions of what fer-jax asks for, and which extras are complete."""
-    if sys.version_info < (3, 11):
-        found = platform.python_version()
-        _note(findings, "problem", f"Python {found} is too old", "use Python 3.11 or newer")
     texts = _requirements()
     if not texts:
         _note(

@@ -1,9 +1,9 @@
-"""Augmented copies of training images, as paper 5 makes them.
+"""Augmented copies of training images, as paper 5 (Attrah 2024) makes them.
 
 Horizontal flip with probability 0.5, then a rotation of up to 36 degrees either way, bilinear, with
-the picture reflected at its edges (Keras RandomFlip and RandomRotation(0.1), fill "reflect";
-reproduction.md 5.3). The copy is made before any face is looked for, so its landmarks and scores are
-those of the turned face. What a copy looks like follows from its name alone.
+the picture reflected at its edges: Keras RandomFlip and RandomRotation(0.1), fill "reflect". The
+copy is made before any face is looked for, so its landmarks and scores are those of the turned
+face. What a copy looks like follows from its name alone.
 """
 
 from __future__ import annotations

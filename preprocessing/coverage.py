@@ -8,7 +8,7 @@ import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from fer_jax.records import Clip
 
@@ -21,6 +21,8 @@ KINDS: Mapping[str, str] = {
     "crash": "killed its worker",
     "timeout": "hung",
 }
+#: The order in which partitions are shown.
+SPLITS = ("train", "validation", "test")
 _EXAMPLES = 3
 
 
@@ -115,7 +117,7 @@ class BuildReport:
                 "clips": counts["written"] + counts["no_face"] + counts["failed"],
                 **{name: counts[name] for name in (*fields, "copies", "copies_lost")},
             }
-            for (split, emotion), counts in sorted(rows.items())
+            for (split, emotion), counts in sorted(rows.items(), key=_official_order)
         ]
 
     def summary(self) -> dict:
@@ -144,7 +146,10 @@ class BuildReport:
         """Plain text: what was done, faces by class, what was quarantined, and what to know."""
         lines = [self._headline(), "", *self._table_lines()]
         if self.quarantined:
-            lines += ["", f"quarantined {len(self.quarantined):,}, all in {self.out}/quarantine.csv:"]
+            lines += [
+                "",
+                f"quarantined {len(self.quarantined):,}, all in {self.out}/quarantine.csv:",
+            ]
             lines += self._reasons()
         lines += [f"note: {note}" for note in self.notes]
         return "\n".join(lines)
@@ -168,25 +173,27 @@ class BuildReport:
         columns = ["clips", "written", "no_face", "failed"]
         if total["copies"] or total["copies_lost"]:
             columns += ["copies", "copies_lost"]
-        has_split = any(row["split"] for row in rows)
-        names = ["split"] * has_split + ["emotion"]
-        heads = [*names, *(name.replace("_", " ") for name in columns), "found", "frames"]
-        cells = [heads]
-        for row in [*rows, {"split": "all", "emotion": "" if has_split else "all", **total}]:
-            seen = row["clips"] - row["failed"]
-            found = f"{row['written'] / seen:.1%}" if seen else "-"
-            frames = f"{row['frames_with_face'] / row['frames']:.1%}" if row["frames"] else "-"
-            numbers = [f"{row[name]:,}" for name in columns]
-            cells.append([*(row[name] for name in names), *numbers, found, frames])
-        widths = [max(len(line[i]) for line in cells) for i in range(len(heads))]
-        left = len(names)
+        names = ["split", "emotion"] if any(row["split"] for row in rows) else ["emotion"]
+        heads = [*names, *(name.replace("_", " ") for name in columns), "found"]
+        videos = total["frames"] > total["written"]
+        cells = [[*heads, "of frames"] if videos else heads]
+        for row in [*rows, {"split": "all", "emotion": "" if len(names) > 1 else "all", **total}]:
+            readable = row["clips"] - row["failed"]
+            line = [*(row[name] for name in names), *(f"{row[name]:,}" for name in columns)]
+            line.append(f"{row['written'] / readable:.1%}" if readable else "-")
+            if videos:
+                faces = row["frames_with_face"] / row["frames"] if row["frames"] else None
+                line.append("-" if faces is None else f"{faces:.1%}")
+            cells.append(line)
+        widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
+        legend = "found: share of the readable clips that show a face"
         return [
             "  ".join(
-                cell.ljust(width) if i < left else cell.rjust(width)
+                cell.ljust(width) if i < len(names) else cell.rjust(width)
                 for i, (cell, width) in enumerate(zip(line, widths, strict=True))
             ).rstrip()
             for line in cells
-        ] + ["found: clips with a face among those that could be read; frames: with a face"]
+        ] + [f"{legend}; of frames: share of their frames that do" if videos else legend]
 
     def _reasons(self) -> list[str]:
         lines = []
@@ -200,6 +207,11 @@ class BuildReport:
                 if len(items) > _EXAMPLES:
                     lines.append(f"      and {len(items) - _EXAMPLES:,} more")
         return lines
+
+
+def _official_order(item: tuple[tuple[str, str], Any]) -> tuple[int, str, str]:
+    split, emotion = item[0]
+    return SPLITS.index(split) if split in SPLITS else len(SPLITS), split, emotion
 
 
 def quarantine_csv(items: Sequence[Quarantined]) -> bytes:

@@ -1,8 +1,8 @@
 """Where jobs run: processes of this machine, or a Ray cluster. One interface, two engines.
 
-An engine calls one function on many jobs and survives the death of a worker: the job that it was at
-ends with `WorkerDied`, the others go on, and a new worker takes the dead one's place. What to do about
-the job is for the caller to decide.
+An engine calls one function on many jobs and survives the death of a worker: the job that it was
+at ends with `WorkerDied`, the others go on, and a new worker takes the dead one's place. What to do
+about the job is for the caller to decide.
 """
 
 from __future__ import annotations

@@ -207,6 +207,7 @@ class Extractor:
                     face.landmarks478 = other.landmarks478
                     face.blendshapes = other.blendshapes
                     face.pose = other.pose
+                    face.score += other.score
                 else:
                     faces.append(other)
         return faces, boxes

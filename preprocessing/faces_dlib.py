@@ -8,7 +8,9 @@ Landmarks are always found in the picture at its own size.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -30,6 +32,14 @@ MOST_ENLARGED = 4.0
 LARGEST_SIDE = 1920
 
 
+@functools.cache
+def _predictor(path: Path):
+    """Read once in a process: it takes a second and 100 MB, and holds no state."""
+    import dlib
+
+    return dlib.shape_predictor(str(path))
+
+
 class DlibFaces:
     """Detector and landmarks.
 
@@ -46,10 +56,10 @@ class DlibFaces:
         self._max_faces = max_faces
         self._rectangle = dlib.rectangle
         self._detector = dlib.get_frontal_face_detector()
-        self._predictor = dlib.shape_predictor(str(dlib68_path()))
+        self._predictor = _predictor(dlib68_path())
 
     def detect(self, image: np.ndarray, hints: Sequence[np.ndarray] = ()) -> list[Face]:
-        """The faces of an image, largest first.
+        """The faces of an image, most prominent first.
 
         Args:
           image: u8[H, W, 3], RGB.
@@ -63,29 +73,30 @@ class DlibFaces:
         import cv2
 
         gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-        boxes = self._follow(gray, hints) or self._search(gray)
-        boxes.sort(key=lambda box: (-(box[2] - box[0]), *box))
-        return [
-            Face(box, landmarks68=self._landmarks(gray, box)) for box in boxes[: self._max_faces]
-        ]
+        faces = self._follow(gray, hints) or self._search(gray)
+        faces.sort(key=lambda face: (-face.prominence, *face.box))
+        faces = faces[: self._max_faces]
+        for face in faces:
+            face.landmarks68 = self.landmarks(gray, face.box)
+        return faces
 
-    def _follow(self, gray: np.ndarray, hints: Sequence[np.ndarray]) -> list[np.ndarray]:
+    def _follow(self, gray: np.ndarray, hints: Sequence[np.ndarray]) -> list[Face]:
         """The hinted faces found again; empty if any is lost."""
-        boxes: list[np.ndarray] = []
+        faces: list[Face] = []
         for hint in hints:
             side = max(hint[2] - hint[0], hint[3] - hint[1])
             centre = (hint[:2] + hint[2:]) / 2
             half = TRACK_REGION * side / 2
             region = (*np.floor(centre - half), *np.ceil(centre + half))
             found = self._find(gray, TRACK_SIDE / side, region)
-            best = max(found, key=lambda box: iou(box, hint), default=None)
-            if best is None or iou(best, hint) < TRACK_IOU:
+            best = max(found, key=lambda face: iou(face.box, hint), default=None)
+            if best is None or iou(best.box, hint) < TRACK_IOU:
                 return []
-            if all(iou(best, box) < TRACK_IOU for box in boxes):
-                boxes.append(best)
-        return boxes
+            if all(iou(best.box, face.box) < TRACK_IOU for face in faces):
+                faces.append(best)
+        return faces
 
-    def _search(self, gray: np.ndarray) -> list[np.ndarray]:
+    def _search(self, gray: np.ndarray) -> list[Face]:
         side = max(gray.shape)
         quick = min(1.0, QUICK_SIDE / side)
         fine = min(MOST_ENLARGED, max(FINE_SIDE / side, min(1.0, LARGEST_SIDE / side)))
@@ -93,33 +104,29 @@ class DlibFaces:
 
     def _find(
         self, gray: np.ndarray, scale: float, region: Sequence[float] | None = None
-    ) -> list[np.ndarray]:
-        """Boxes f32[4] in source pixels that the detector finds in a region at a scale."""
+    ) -> list[Face]:
+        """What the detector finds in a region at a scale, without landmarks."""
         import cv2
 
         height, width = gray.shape
         left, top, right, bottom = region or (0, 0, width, height)
         left, top = max(0, int(left)), max(0, int(top))
-        part = gray[top : min(height, int(bottom)), left : min(width, int(right))]
+        part = gray[top : max(0, int(bottom)), left : max(0, int(right))]
         if 0 in part.shape:
             return []
         size = [max(1, round(scale * n)) for n in (part.shape[1], part.shape[0])]
         how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
         part = np.ascontiguousarray(cv2.resize(part, size, interpolation=how))
-        return [
-            np.array(
-                (
-                    left + r.left() / scale,
-                    top + r.top() / scale,
-                    left + (r.right() + 1) / scale,
-                    top + (r.bottom() + 1) / scale,
-                ),
-                np.float32,
-            )
-            for r in self._detector(part, 0)
-        ]
+        found, scores, _ = self._detector.run(part, 0, 0.0)
+        faces = []
+        for r, score in zip(found, scores, strict=True):
+            edges = r.left(), r.top(), r.right() + 1, r.bottom() + 1
+            box = np.array(edges) / scale + (left, top, left, top)
+            faces.append(Face(box.astype(np.float32), min(1.0, float(score))))
+        return faces
 
-    def _landmarks(self, gray: np.ndarray, box: np.ndarray) -> np.ndarray:
+    def landmarks(self, gray: np.ndarray, box: np.ndarray) -> np.ndarray:
+        """f32[68, 2] in a box f32[4] of a picture u8[H, W]; whole pixels, as dlib gives them."""
         left, top, right, bottom = (round(float(v)) for v in box)
         shape = self._predictor(gray, self._rectangle(left, top, right - 1, bottom - 1))
         return np.array([(p.x, p.y) for p in shape.parts()], np.float32)

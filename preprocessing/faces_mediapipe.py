@@ -33,7 +33,7 @@ class MediaPipeFaces:
     def __init__(self, *, max_faces: int = 4) -> None:
         path = landmarker_path()
         with _quiet_stderr():
-            mediapipe, vision, base = _import_mediapipe()
+            mediapipe, vision, base = import_mediapipe()
             options = vision.FaceLandmarkerOptions(
                 base_options=base.BaseOptions(model_asset_path=str(path)),
                 running_mode=vision.RunningMode.IMAGE,
@@ -93,7 +93,7 @@ class MediaPipeFaces:
         return faces
 
 
-def _import_mediapipe():
+def import_mediapipe():
     """MediaPipe without TensorFlow.
 
     It imports TensorFlow, where that is installed, for a decorator of its API docs; that takes

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -133,7 +132,7 @@ class Plan:
           UserError: it is another build's; the message says what differs.
         """
         path = out / BUILD
-        if not path.exists():
+        if not path.exists() or not any(out.glob("*.manifest.json")):
             write_json(path, self.identity)
             return
         try:
@@ -159,7 +158,7 @@ class Plan:
     def finished(self, out: Path, raw: Path) -> dict[str, dict]:
         """Manifests of the shards that are complete, by the shard's file name.
 
-        A shard is built again if its file is gone or has another size, or if a source that was
+        A shard is built again if its file or manifest is gone or damaged, or if a source that was
         quarantined has changed since.
         """
         manifests = {}
@@ -167,7 +166,7 @@ class Plan:
             path = out / shard
             try:
                 manifest = json.loads(manifest_path(path).read_bytes())
-            except FileNotFoundError:
+            except (FileNotFoundError, ValueError):
                 continue
             if manifest["build_sha256"] != self.sha256 or not path.is_file():
                 continue

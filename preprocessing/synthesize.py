@@ -166,9 +166,7 @@ def _claim(out: Path, parameters: Parameters) -> None:
         raise UserError(f"{out} was made with {', '.join(differing)}; give another directory")
 
 
-def _make_all(
-    missing: Mapping[Path, Take], parameters: Parameters, workers: int
-) -> Iterator[None]:
+def _make_all(missing: Mapping[Path, Take], parameters: Parameters, workers: int) -> Iterator[None]:
     portrait = make_portrait()
     if min(workers, len(missing)) == 1:
         _start_worker(portrait, parameters)
@@ -210,9 +208,7 @@ def _make_clip(path: Path, take: Take) -> None:
     parameters = _Worker.parameters
     temporary = path.with_name(f".{path.stem}.tmp.mp4")
     size = (parameters.size, parameters.size)
-    file = cv2.VideoWriter(
-        str(temporary), cv2.VideoWriter.fourcc(*"mp4v"), parameters.fps, size
-    )
+    file = cv2.VideoWriter(str(temporary), cv2.VideoWriter.fourcc(*"mp4v"), parameters.fps, size)
     try:
         for frame in act(_subject(take.subject), take, path.stem, parameters):
             file.write(np.ascontiguousarray(frame[..., ::-1]))
@@ -229,9 +225,7 @@ def _make_clip(path: Path, take: Take) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def act(
-    subject: Subject, take: Take, stem: str, parameters: Parameters
-) -> Iterator[np.ndarray]:
+def act(subject: Subject, take: Take, stem: str, parameters: Parameters) -> Iterator[np.ndarray]:
     """The frames of one clip, u8[size, size, 3], RGB."""
     rng = np.random.default_rng(
         [parameters.seed, take.subject, take.emotion, take.number, SYNTHESIS_VERSION]
@@ -257,8 +251,8 @@ def perform(
     that come with any emotion: speech, blinks, restlessness.
     """
     style = np.random.default_rng([parameters.seed, take.subject, 1])
-    favour = {name: float(np.exp(style.normal(0, 0.35))) for name in UNITS}
-    lopsided = {name: float(np.clip(style.normal(0, 0.12), -0.3, 0.3)) for name in UNITS}
+    favour = {name: float(np.exp(style.normal(0, 0.25))) for name in UNITS}
+    lopsided = {name: float(np.clip(style.normal(0, 0.1), -0.25, 0.25)) for name in UNITS}
     expressive, talkative, lively = style.uniform((0.8, 0.4, 0.5), (1.1, 1.0, 1.5))
 
     rng = np.random.default_rng([parameters.seed, take.subject, take.emotion, take.number])
@@ -268,17 +262,17 @@ def perform(
     other = EMOTIONS[rng.integers(len(EMOTIONS))]
     mixture = {name: strength * v for name, v in PROTOTYPES[EMOTIONS[take.emotion]].items()}
     for name, value in PROTOTYPES[other].items():
-        mixture[name] = mixture.get(name, 0.0) + rng.uniform(0, 0.3) * value
+        mixture[name] = mixture.get(name, 0.0) + rng.uniform(0, 0.25) * value
 
-    onset, apex = length * rng.uniform((0.0, 0.2), (0.2, 0.5))
-    end, offset = length * rng.uniform((0.6, 0.85), (0.85, 1.3))
+    onset, apex = length * rng.uniform((0.0, 0.15), (0.15, 0.4))
+    end, offset = length * rng.uniform((0.65, 0.95), (0.9, 1.4))
     activation = {}
     for name in UNITS:
         lag = rng.normal(0, 0.04 * length)
         rise = _ease((seconds - onset - lag) / (apex - onset))
         fall = _ease((seconds - end - lag) / (offset - end + 0.1 * length))
         course = np.minimum(mixture.get(name, 0.0) * favour[name], 1.25) * rise * (1 - fall)
-        course = course + 0.10 * _wander(rng, seconds, 1.0)
+        course = course + 0.08 * _wander(rng, seconds, 1.0)
         sides = np.array([[1 + lopsided[name]], [1 - lopsided[name]]])
         activation[name] = np.maximum(sides * course, 0)
 
@@ -292,8 +286,8 @@ def perform(
         activation["AU43"] = activation["AU43"] + 0.9 * np.exp(-(((seconds - blink) / 0.09) ** 2))
     activation["AU43"] = np.minimum(activation["AU43"], 0.9)
 
-    place = rng.uniform(-1, 1, 6) * (0.35, 0.15, 0.06, 0.09, 0.06, 0.04)
-    travel = np.array((0.10, 0.07, 0.02, 0.05, 0.07, 0.05))[:, None] * lively
+    place = rng.uniform(-1, 1, 6) * (0.35, 0.15, 0.06, 0.06, 0.04, 0.03)
+    travel = np.array((0.10, 0.07, 0.02, 0.04, 0.05, 0.04))[:, None] * lively
     path = place[:, None] + travel * np.stack([_wander(rng, seconds, 0.6) for _ in place])
     path[2] += 1
     return activation, [Pose(*(float(v) for v in column)) for column in path.T]

@@ -49,11 +49,11 @@ _IDENTITY: tuple[tuple[Blob, ...], ...] = (
     (((4, 5, 6), -0.10, 0, 0.30),),  # width of the jaw
     (((7, 8), 0, 0.12, 0.36),),  # length of the chin
     ((((37, 38, 40, 41),), -0.05, 0, 0.26),),  # distance of the eyes
-    (((37, 38), 0, -0.025, 0.10), ((40, 41), 0, 0.025, 0.10)),  # size of the eyes
-    (((18, 19, 20), 0, -0.05, 0.22),),  # height of the brows
+    (((37, 38), 0, -0.02, 0.10), ((40, 41), 0, 0.02, 0.10)),  # size of the eyes
+    (((18, 19, 20), 0, -0.04, 0.22),),  # height of the brows
     (((30, 33), 0, 0.07, 0.26),),  # length of the nose
     (((31,), -0.05, 0, 0.16),),  # width of the nose
-    (((48,), -0.06, 0, 0.20),),  # width of the mouth
+    (((48,), -0.045, 0, 0.20),),  # width of the mouth
     (((62, 66), 0, 0.05, 0.28),),  # height of the mouth
     (((50, 51), 0, -0.03, 0.12), ((57, 58), 0, 0.03, 0.13)),  # fullness of the lips
 )
@@ -199,7 +199,7 @@ def _reshape(portrait: Portrait, rng: np.random.Generator) -> Portrait:
     unit = portrait.eye_distance
     field = np.zeros((_FIELD, _FIELD, 2), np.float32)
     for blobs in _IDENTITY:
-        amount = np.clip(rng.normal(0, 0.8), -1.3, 1.3)
+        amount = np.clip(rng.normal(0, 0.6), -1.2, 1.2)
         field += np.float32(amount) * _pull(blobs, portrait.landmarks, unit).sum(0)
     full = cv2.resize(field, (CANVAS, CANVAS), interpolation=cv2.INTER_LINEAR)
     source = grid() - full
@@ -229,8 +229,10 @@ def _recolour(portrait: Portrait, rng: np.random.Generator) -> Portrait:
     skinned = image**gamma
 
     grey = image.mean(-1, keepdims=True)
-    hues = [(1.05, 0.95, 0.7), (0.75, 0.5, 0.3), (0.45, 0.35, 0.28), (0.95, 0.55, 0.3), (1, 1, 1)]
-    hue = np.float32(hues[rng.integers(len(hues))]) * np.float32(rng.uniform(0.75, 1.15) * rng.uniform(0.95, 1.05, 3))
+    hues = [(1.1, 0.92, 0.66), (0.75, 0.5, 0.3), (0.45, 0.35, 0.28), (0.95, 0.55, 0.3), (1, 1, 1)]
+    hue = np.float32(hues[rng.integers(len(hues))]) * np.float32(
+        rng.uniform(0.75, 1.15) * rng.uniform(0.97, 1.03, 3)
+    )
     haired = grey ** rng.uniform(0.9, 1.2) * hue * 1.1
 
     turn = rng.uniform(0, 180)
@@ -265,7 +267,9 @@ def _background(rng: np.random.Generator) -> np.ndarray:
     colour = rng.uniform(40, 210, 3)
     colour = 0.35 * colour + 0.65 * colour.mean()
     cells = rng.normal(0, 1, (6, 6, 1)) * 14 + rng.normal(0, 4, (6, 6, 3))
-    wall = cv2.resize((colour + cells).astype(np.float32), (CANVAS, CANVAS), None, 0, 0, cv2.INTER_CUBIC)
+    wall = cv2.resize(
+        (colour + cells).astype(np.float32), (CANVAS, CANVAS), None, 0, 0, cv2.INTER_CUBIC
+    )
     return np.clip(wall, 0, 255)
 
 
@@ -320,7 +324,10 @@ def _open_jaw(
     opened = source.copy()
     opened[top:] = cv2.remap(source, x, closed, cv2.INTER_LINEAR)
 
-    box = slice(0, int(np.ptp(seam[:, 1]) + drop) + 6), slice(int(middle - half), int(middle + half) + 2)
+    box = (
+        slice(0, int(np.ptp(seam[:, 1]) + drop) + 6),
+        slice(int(middle - half), int(middle + half) + 2),
+    )
     x, below = x[box], below[box]
     gap = drop * _arch((x - middle) / half)
     alpha = np.clip(below + 0.5, 0, 1) * np.clip(gap - below + 0.5, 0, 1) * (gap > 0.2)

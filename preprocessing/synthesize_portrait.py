@@ -50,9 +50,7 @@ class Portrait:
         landmarks = self.landmarks[MIRROR] * (-1, 1) + (CANVAS - 1, 0)
         layers = (self.image, self.alpha, self.skin, self.hair)
         image, alpha, skin, hair = (np.ascontiguousarray(layer[:, ::-1]) for layer in layers)
-        return Portrait(
-            image, alpha, skin, hair, landmarks.astype(np.float32), self.teeth[:, ::-1]
-        )
+        return Portrait(image, alpha, skin, hair, landmarks.astype(np.float32), self.teeth[:, ::-1])
 
     @property
     def eye_distance(self) -> float:

@@ -27,15 +27,22 @@ class Face:
       landmarks478: f32[478, 3], x and y in source pixels, z in the scale of x.
       blendshapes: f32[52].
       pose: f32[4, 4].
+      score: how sure the detectors are; 0 is the edge of being a face, 1 a sure face for each.
       crop: encoded image.
     """
 
     box: np.ndarray
+    score: float = 1.0
     landmarks68: np.ndarray | None = None
     landmarks478: np.ndarray | None = None
     blendshapes: np.ndarray | None = None
     pose: np.ndarray | None = None
     crop: bytes | None = None
+
+    @property
+    def prominence(self) -> float:
+        """Width times score: of two faces the subject is the larger, of doubtful ones the surer."""
+        return _width(self.box) * self.score
 
 
 def iou(a: np.ndarray, b: np.ndarray) -> float:
@@ -78,18 +85,18 @@ class _Track:
 
     @property
     def weight(self) -> float:
-        """Face widths summed over the frames: large and persistent beats large or persistent."""
-        return sum(_width(face.box) for face in self.faces.values())
+        """Summed over the frames: large and persistent beats large or persistent."""
+        return sum(face.prominence for face in self.faces.values())
 
 
 class Tracker:
     """Links the faces of successive frames into tracks and names the subject's.
 
     A face continues the track whose last box it overlaps best. The subject is the track with the
-    greatest sum of face widths over its frames. Where that track breaks (a turned head, a quick
-    move, a long gap) other tracks are joined to it if they share no frame with it and lie near
-    its end in place and size; that they show the same person is assumed, not checked. The result
-    depends on the boxes alone.
+    greatest sum, over its frames, of face width times score. Where that track breaks (a turned
+    head, a quick move, a long gap) other tracks are joined to it if they share no frame with it
+    and lie near its end in place and size; that they show the same person is assumed, not
+    checked. The result depends on boxes and scores alone.
     """
 
     def __init__(self) -> None:

@@ -1,9 +1,9 @@
 """What one worker process does: build one shard of a record directory.
 
-A shard is clips -> frames -> streams -> records -> file, then its manifest; both appear whole or not at
-all, the manifest last. A clip that cannot be read or shows no face is quarantined; the rest of the
-shard is written. Before each clip its position goes into a progress file, so that after a crash the
-parent knows which clip was at fault.
+A shard is clips -> frames -> streams -> records -> file, then its manifest; both appear whole or
+not at all, the manifest last. A clip that cannot be read or shows no face is quarantined; the rest
+of the shard is written. Before each clip its position goes into a progress file, so that after a
+crash the parent knows which clip was at fault.
 """
 
 from __future__ import annotations
@@ -85,8 +85,7 @@ def build_shard(job: ShardJob) -> dict:
                 continue
             kind, reason = result
             rows[Row.of(clip, kind)] += 1
-            path = corpora.source_path(job.corpus, job.raw, clip)
-            size = path.stat().st_size if path.is_file() else None
+            size = corpora.source_size(job.corpus, job.raw, clip)
             quarantined.append(Quarantined(clip.clip_id, clip.source, kind, reason, size))
         _report(progress, len(job.clips), len(quarantined))
 

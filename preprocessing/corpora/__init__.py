@@ -1,8 +1,9 @@
 """Raw corpora: one module an adapter, all behind `scan` and `open_frames`.
 
 An adapter module has `scan(root, findings)`, which yields clips with T = 0 from names and tables
-alone, and may have `open_frames(root)` (how a clip's frames are read), `published(clips)` (how many
-clips the publisher counts, by split and emotion) and `RECIPE` (options that suit the corpus).
+alone, and LAYOUT, what it expects. It may have `open_frames(root)` (how a clip's frames are read),
+`folder(root)` (what sources are relative to, if not the root), `published(clips)` (how many clips
+the publisher counts, by split and emotion) and RECIPE (options that suit the corpus).
 """
 
 from __future__ import annotations
@@ -80,6 +81,14 @@ def open_frames(name: str, root: Path) -> Callable[[Clip], Iterator[video.Frame]
     if hasattr(module, "open_frames"):
         return module.open_frames(root)
     return lambda clip: video.read_frames(root / clip.source)
+
+
+def source_size(name: str, root: Path, clip: Clip) -> int | None:
+    """Bytes of the file that a clip is read from; None where there is no such file."""
+    module = adapter(name)
+    folder = module.folder(root) if hasattr(module, "folder") else Path(root)
+    path = folder / clip.source.partition("#")[0]
+    return path.stat().st_size if path.is_file() else None
 
 
 def published(name: str, clips: Sequence[Clip]) -> Mapping[tuple[str, str], int]:

@@ -136,9 +136,14 @@ def scan(root: Path, findings: Findings) -> Iterator[Clip]:
         )
 
 
+def folder(root: Path) -> Path:
+    """What the paths of the table are relative to."""
+    return _table(root).parent
+
+
 def open_frames(root: Path) -> Callable[[Clip], Iterator[video.Frame]]:
     """Frames of the named part; times stay those of the whole video."""
-    folder = _table(root).parent
+    base = folder(root)
 
     def read(clip: Clip) -> Iterator[video.Frame]:
         name, _, part = clip.source.partition(_PART)
@@ -146,7 +151,7 @@ def open_frames(root: Path) -> Callable[[Clip], Iterator[video.Frame]]:
         start_ms = 1000 * float(start_s or 0)
         end_ms = 1000 * float(end_s or "inf")
         found = False
-        for frame in video.read_frames(folder / name):
+        for frame in video.read_frames(base / name):
             if frame.time_ms >= end_ms:
                 break
             if frame.time_ms >= start_ms:

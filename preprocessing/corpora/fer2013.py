@@ -191,6 +191,11 @@ def _scan_folders(root: Path, findings: Findings) -> Iterator[Clip]:
         )
 
 
+def folder(root: Path) -> Path:
+    """What sources are relative to: ROOT, or where the table lies that was given as ROOT."""
+    return root.parent if root.is_file() else root
+
+
 def open_frames(root: Path) -> Callable[[Clip], Iterator[video.Frame]]:
     """Rows of the table (parsed once a process, on the first image) or image files."""
     table = _table(root)
@@ -215,18 +220,27 @@ def _pixels(table: Path) -> tuple[np.ndarray, Mapping[int, str]]:
     blank = bytes(SIDE * SIDE)
     for row in _rows(table):
         problem = row.problem
-        values = np.zeros(0, np.int64)
-        if not problem:
-            with warnings.catch_warnings():
-                # NumPy stops at what is no number, and deprecates saying so by a warning.
-                warnings.simplefilter("ignore", DeprecationWarning)
-                values = np.fromstring(row.pixels, np.int64, sep=" ")
-            if len(values) != SIDE * SIDE or values.min() < 0 or values.max() > 255:
-                problem = f"line {row.line}: a pixel is no whole number from 0 to 255"
+        values = np.zeros(0, np.uint8) if problem else _parse_pixels(row.pixels)
+        if not problem and len(values) != SIDE * SIDE:
+            problem = f"line {row.line}: a pixel is no whole number from 0 to 255"
         if problem:
             problems[row.number] = problem
-        data += blank if problem else values.astype(np.uint8).tobytes()
+        data += blank if problem else values.tobytes()
     return np.frombuffer(data, np.uint8).reshape(-1, SIDE, SIDE), problems
+
+
+def _parse_pixels(text: bytes) -> np.ndarray:
+    """u8[n] of the numbers in `text`; empty if one of them is no pixel."""
+    with warnings.catch_warnings():
+        # Older NumPy stops at what is no number and warns, newer raises.
+        warnings.simplefilter("error", DeprecationWarning)
+        try:
+            values = np.fromstring(text, np.int64, sep=" ")
+        except (ValueError, DeprecationWarning):
+            return np.zeros(0, np.uint8)
+    if values.min() < 0 or values.max() > 255:
+        return np.zeros(0, np.uint8)
+    return values.astype(np.uint8)
 
 
 def published(clips: Sequence[Clip]) -> Mapping[tuple[str, str], int]:

@@ -71,6 +71,8 @@ def test_emotii_special_cases_are_finite_and_as_defined():
     found = geometry.compute("emotii-272", points)
     assert float(found[4 * 5 + 3]) == 90
     assert_emotii_equal(np.asarray(found)[None], points[None])
+    points[30] = points[27] + np.float32([20, 0])  # A level nose: phi = 0 - 90.
+    assert_emotii_equal(geometry.compute("emotii-272", points)[None], points[None])
     assert np.isfinite(geometry.compute("emotii-272", np.zeros((2, 68, 2), np.float32))).all()
 
 

@@ -75,7 +75,7 @@ def test_shrinking_does_not_alias():
     image = np.zeros((1200, 1200, 3), np.uint8)
     image[:, ::2] = 255
     crop = aligned_crop(image, landmarks_of(np.array([[400.0, 500.0], [800.0, 500.0]])), 48)
-    assert np.abs(crop.astype(int) - 127).max() < 30
+    assert np.abs(crop[:40].astype(int) - 127).max() < 30
 
 
 def test_outside_the_picture_is_black():

@@ -6,8 +6,8 @@ import pytest
 from preprocessing.track import LONGEST_GAP, Face, Tracker, iou, match
 
 
-def face(x, y=0.0, side=100.0):
-    return Face(np.array([x, y, x + side, y + side], np.float32))
+def face(x, y=0.0, side=100.0, score=1.0):
+    return Face(np.array([x, y, x + side, y + side], np.float32), score)
 
 
 def follow(frames):
@@ -51,6 +51,11 @@ def test_the_persistent_one_beats_a_larger_passer_by():
     for t in range(5, 9):
         frames[t].insert(0, ("passes", face(400, side=200)))
     assert follow(frames) == dict.fromkeys(range(20), "stays")
+
+
+def test_a_doubtful_larger_one_is_not_the_subject():
+    frames = [[("a", face(0)), ("b", face(400, side=150, score=0.2))] for _ in range(9)]
+    assert follow(frames) == dict.fromkeys(range(9), "a")
 
 
 def test_gaps_are_left_out():

@@ -59,20 +59,28 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
+def other_records(tmp_path: Path) -> Path:
+    """Records of the same clips with other content."""
+    return write_records(tmp_path / "other", make_clips(seed=9))
+
+
+TOY = {
+    "name": "toy",
+    "data": {"features": "blendshapes-27", "length": "frames"},
+    "protocol": {"name": "subject", "validation": 0.2, "test": 0.2},
+    "model": {"name": "dense", "units": [8, 8], "dropout": [0.3, 0.0], "kernel_l2": 1e-3},
+    "optim": {"lr": 0.01},
+    "train": {"epochs": 3, "batch": 60, "seed": 5},
+    "parallel": {"devices": 1},
+    "checkpoint": {"every_seconds": 0},
+    "track": {"tensorboard": False},
+}
+
+
+@pytest.fixture
 def experiment(records: Path):
-    """One that trains in a second: 3 epochs of 4 steps, dropout on, on one device."""
+    """A small dense net with dropout and L2: 3 epochs of 5 steps on one device, one validation
+    and one save an epoch."""
     from fer_jax import config
 
-    return config.from_json(
-        {
-            "name": "toy",
-            "data": {"dir": str(records), "features": "blendshapes-27", "frames": 6},
-            "protocol": {"name": "subject", "validation": 0.2, "test": 0.2},
-            "model": {"name": "lstm", "units": [8, 8], "dropout": 0.3, "kernel_l2": 1e-4},
-            "optim": {"lr": 0.01},
-            "train": {"epochs": 3, "batch": 12, "seed": 5},
-            "parallel": {"devices": 1},
-            "checkpoint": {"every_seconds": 0},
-            "track": {"tensorboard": False},
-        }
-    )
+    return config.override(config.from_json(TOY), [("data.dir", str(records))])

@@ -1,0 +1,66 @@
+"""Workers that fail, die and never end."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import sys
+import time
+
+import pytest
+
+from fer_jax.errors import UserError
+from preprocessing.executors import WorkerDied, make_engine
+
+
+def _drain(engine, jobs):
+    for job in jobs:
+        engine.submit(job)
+    outcomes = []
+    while len(outcomes) < len(jobs):
+        outcomes += engine.wait(5)
+    return {outcome.job: outcome for outcome in outcomes}
+
+
+def test_values_and_errors_come_back():
+    with make_engine("local", math.sqrt, 2) as engine:
+        outcomes = _drain(engine, [4.0, 9.0, -1.0, 16.0])
+    assert [outcomes[n].value for n in (4.0, 9.0, 16.0)] == [2, 3, 4]
+    assert isinstance(outcomes[-1.0].error, ValueError)
+    assert "Traceback" in outcomes[-1.0].error.__notes__[0]
+
+
+def test_the_death_of_a_worker_is_the_end_of_one_job():
+    jobs = [signal.SIGWINCH, signal.SIGSEGV, signal.SIGCONT, signal.SIGKILL, signal.SIGURG]
+    with make_engine("local", signal.raise_signal, 2) as engine:
+        outcomes = _drain(engine, jobs)
+    for job in (signal.SIGSEGV, signal.SIGKILL):
+        error = outcomes[job].error
+        assert isinstance(error, WorkerDied)
+        assert (error.signal, str(error)) == (job, job.name)
+    assert all(outcomes[job].error is None for job in jobs[::2])
+
+
+def test_an_exit_is_a_death():
+    with make_engine("local", os._exit, 1) as engine:
+        outcomes = _drain(engine, [7, 0])
+    assert str(outcomes[7].error) == "exit code 7" and str(outcomes[0].error) == "exit code 0"
+
+
+def test_leaving_the_block_stops_what_runs():
+    with make_engine("local", time.sleep, 1) as engine:
+        engine.submit(3600)
+        while not any(worker.job for worker in engine._workers):
+            engine.wait(0.1)
+        process = engine._workers[0].process
+        assert process.is_alive()
+    assert process.exitcode == -signal.SIGKILL
+
+
+def test_unknown_engine_and_absent_ray(monkeypatch):
+    with pytest.raises(UserError, match="known are local, ray"):
+        make_engine("slurm", math.sqrt, 1)
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(UserError, match=r"pip install 'fer-jax\[ray\]'"):
+        make_engine("ray", math.sqrt, 1)

@@ -1,0 +1,291 @@
+"""Whole runs: resumed equals uninterrupted to the bit, and what the user is told."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from fer_jax import config
+from fer_jax.errors import UserError
+from fer_jax.training import checkpoint, loop
+
+
+def change(experiment: config.Experiment, **changes: Any) -> config.Experiment:
+    items = [(key.replace("__", "."), json.dumps(value)) for key, value in changes.items()]
+    return config.override(experiment, items)
+
+
+def history(run: Path) -> list[dict]:
+    """Without what the clock says."""
+    lines = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k != "seconds"} for line in lines]
+
+
+def contents(run: Path) -> dict[str, Any]:
+    """Everything that the newest checkpoint holds."""
+    directory = run / "checkpoints"
+    step, problems = checkpoint.find_intact(directory)
+    assert not problems
+    return {"step": step, **checkpoint.read(directory, step, dict.fromkeys(("state", "best", "meta")))}
+
+
+def assert_same_run(a: Path, b: Path) -> None:
+    assert history(a) == history(b)
+    assert (a / "split.csv").read_bytes() == (b / "split.csv").read_bytes()
+    jax.tree.map(np.testing.assert_array_equal, contents(a), contents(b))
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture
+def finished(base: Path, experiment) -> Path:
+    """An uninterrupted run, made once. Copy it to change it."""
+    run = base / "finished"
+    if not run.exists():
+        loop.train(experiment, run)
+    return run
+
+
+class Stop(Exception):
+    pass
+
+
+def test_learns_and_says_how(finished: Path, experiment, records: Path) -> None:
+    lines = history(finished)
+    assert [line["epoch"] for line in lines] == [1, 2, 3]
+    assert lines[-1]["train/loss"] < lines[0]["train/loss"]
+    accuracies = [line["validation/accuracy"] for line in lines]
+    summary = loop.train(experiment, finished)
+    best = int(np.argmax(accuracies))
+    assert (summary["best"], summary["best_epoch"]) == (accuracies[best], best + 1)
+    assert summary["validation"]["uar"] == lines[best]["validation/uar"]
+    assert summary["audit"]["subject_overlap"] == 0
+    assert summary["samples"]["train"] == sum(summary["class_counts"].values())
+    assert config.load_config(finished / "config.json") == experiment
+
+
+def test_a_finished_run_is_not_trained_again(finished: Path, experiment, monkeypatch) -> None:
+    def forbidden(*_: Any) -> None:
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr(loop, "load_dataset", forbidden)
+    summary = loop.train(experiment, finished)
+    assert any("is finished" in note for note in summary["notes"])
+    assert summary["epochs"] == 3
+
+
+def test_resumed_after_a_crash_equals_uninterrupted(finished: Path, experiment, tmp_path) -> None:
+    def crash(done: int, total: int, note: str) -> None:
+        if done == 2:
+            raise Stop
+
+    run = tmp_path / "run"
+    with pytest.raises(Stop):
+        loop.train(experiment, run, crash)
+    assert contents(run)["meta"]["progress"]["epoch"] == 1
+    assert len(history(run)) == 2  # One line more than the checkpoint knows of.
+    summary = loop.train(experiment, run)
+    assert any("went on after epoch 1 of 3" in note for note in summary["notes"])
+    assert_same_run(run, finished)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_within_an_epoch_equals_uninterrupted(
+    finished: Path, experiment, tmp_path, monkeypatch, signum: int
+) -> None:
+    """The signal comes after 7 of 15 steps; the rest of epoch 2 is trained by the second run."""
+    experiment = change(experiment, train__steps_per_call=1)
+    calls = 0
+    poll = checkpoint.Checkpoints.poll
+
+    def strike(self: checkpoint.Checkpoints) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 6:
+            signal.raise_signal(signum)
+        poll(self)
+
+    monkeypatch.setattr(checkpoint.Checkpoints, "poll", strike)
+    run = tmp_path / "run"
+    before = signal.getsignal(signum)
+    with pytest.raises(loop.Interrupted, match="stopped in epoch 2 of 3") as stopped:
+        loop.train(experiment, run)
+    assert stopped.value.signum == signum
+    assert signal.getsignal(signum) is before
+    found = contents(run)
+    assert 5 < found["step"] < 10
+    assert found["state"]["counted"][2] > 0
+    loop.train(experiment, run)
+    assert_same_run(run, finished)
+
+
+def test_a_second_signal_stops_at_once(experiment, tmp_path, monkeypatch) -> None:
+    def strike(self: checkpoint.Checkpoints) -> None:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(checkpoint.Checkpoints, "poll", strike)
+    with pytest.raises(KeyboardInterrupt, match="stopped at once"):
+        loop.train(experiment, tmp_path / "run")
+
+
+def test_best_parameters_are_those_of_the_best_epoch(finished: Path, experiment, tmp_path) -> None:
+    """A run that ends at the best epoch has the same parameters there."""
+    best = loop.load_run(finished)
+    lines = history(finished)
+    accuracies = [line["validation/accuracy"] for line in lines]
+    assert best.epoch == int(np.argmax(accuracies)) + 1
+    short = change(experiment, train__epochs=best.epoch)
+    loop.train(short, tmp_path / "run")
+    last = loop.load_run(tmp_path / "run", "last")
+    assert last.epoch == best.epoch
+    jax.tree.map(np.testing.assert_array_equal, last.variables, best.variables)
+    jax.tree.map(np.testing.assert_array_equal, last.statistics, best.statistics)
+    assert best.classes == ("neutral", "happy", "sad")
+
+
+def test_early_stop(experiment, tmp_path) -> None:
+    """A learning rate too small to change a decision: the first epoch stays the best."""
+    experiment = change(
+        experiment, optim__lr=1e-12, train__epochs=50, train__early_stop__patience=3
+    )
+    summary = loop.train(experiment, tmp_path / "run")
+    assert (summary["finished"], summary["epochs"], summary["best_epoch"]) == ("early stop", 4, 1)
+
+
+def test_evaluate_every(experiment, tmp_path) -> None:
+    loop.train(change(experiment, train__evaluate_every=2), tmp_path / "run")
+    validated = ["validation/loss" in line for line in history(tmp_path / "run")]
+    assert validated == [False, True, True]  # The last epoch always.
+
+
+def test_a_damaged_checkpoint_costs_an_epoch_not_the_run(
+    finished: Path, experiment, tmp_path
+) -> None:
+    run = tmp_path / "run"
+    with pytest.raises(Stop):
+        loop.train(change(experiment, checkpoint__keep=2), run, stop_after(3))
+    damaged = run / "checkpoints" / str(checkpoint.sealed_steps(run / "checkpoints")[-1])
+    victim = next(p for p in sorted((damaged / "state").rglob("*")) if p.is_file())
+    victim.write_bytes(victim.read_bytes() + b"\0")
+    summary = loop.train(experiment, run)
+    assert any("went back to the checkpoint" in note for note in summary["notes"])
+    assert_same_run(run, finished)
+
+
+def stop_after(epoch: int):
+    def stop(done: int, total: int, note: str) -> None:
+        if done == epoch:
+            raise Stop
+
+    return stop
+
+
+def test_nothing_to_load_from_damage(finished: Path, experiment, tmp_path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    victim = next(p for p in sorted((run / "checkpoints").rglob("manifest.ocdbt")))
+    victim.write_bytes(b"")
+    for use in (loop.load_run, lambda path: loop.train(experiment, path)):
+        with pytest.raises(UserError, match="no intact checkpoint"):
+            use(run)
+
+
+def test_another_config_names_the_keys(finished: Path, experiment) -> None:
+    other = change(experiment, optim__lr=0.5, train__batch=8)
+    with pytest.raises(UserError, match=r"optim.lr 0.01 -> 0.5, train.batch 60 -> 8"):
+        loop.train(other, finished)
+
+
+def test_where_it_runs_may_change(finished: Path, experiment, tmp_path) -> None:
+    run = tmp_path / "run"
+    with pytest.raises(Stop):
+        loop.train(experiment, run, stop_after(2))
+    summary = loop.train(
+        change(experiment, parallel__devices=2, train__steps_per_call=3, checkpoint__keep=4), run
+    )
+    assert summary["finished"] == "epochs"
+
+
+def test_other_data_is_refused(experiment, other_records: Path, tmp_path) -> None:
+    run = tmp_path / "run"
+    with pytest.raises(Stop):
+        loop.train(experiment, run, stop_after(2))
+    with pytest.raises(UserError, match="does not hold the records that this run began with"):
+        loop.train(change(experiment, data__dir=str(other_records)), run)
+
+
+def test_a_loss_that_explodes(experiment, tmp_path) -> None:
+    run = tmp_path / "run"
+    with pytest.raises(UserError, match="not finite in epoch .*: lower --optim.lr"):
+        loop.train(
+            change(experiment, optim__lr=1e30, optim__name="sgd", train__epochs=20), run
+        )
+
+
+def test_two_processes_cannot_train_one_run(experiment, tmp_path) -> None:
+    def again(*_: Any) -> None:
+        with pytest.raises(UserError, match="another process is training"):
+            loop.train(experiment, tmp_path / "run")
+        raise Stop
+
+    with pytest.raises(Stop):
+        loop.train(experiment, tmp_path / "run", again)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"data__dir": ""}, "give a record directory with --data.dir"),
+        ({"data__dir": "/no/such"}, "/no/such does not exist"),
+        ({"protocol__validation": 0.0}, "set --train.monitor train/loss"),
+        ({"data__features": "coords-136"}, "landmarks68"),
+    ],
+)
+def test_mistakes_are_explained(experiment, tmp_path, changes, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        loop.train(change(experiment, **changes), tmp_path / "run")
+
+
+def test_without_validation_the_training_loss_chooses(experiment, tmp_path) -> None:
+    summary = loop.train(
+        change(experiment, protocol__validation=0.0, train__monitor="train/loss"),
+        tmp_path / "run",
+    )
+    losses = [line["train/loss"] for line in history(tmp_path / "run")]
+    assert summary["best"] == min(losses)
+    assert summary["validation"] == {}
+
+
+def test_not_a_run_directory(tmp_path) -> None:
+    with pytest.raises(UserError, match="is not a run directory"):
+        loop.load_run(tmp_path)
+
+
+def test_tensorboard_events_can_be_read(experiment, tmp_path) -> None:
+    from tensorflow.core.util import event_pb2
+
+    from fer_jax.data.tfrecord import Shard
+
+    run = tmp_path / "run"
+    loop.train(change(experiment, track__tensorboard=True), run)
+    (path,) = (run / "tensorboard").iterdir()
+    events = [event_pb2.Event.FromString(record) for record in Shard(path)]
+    found = {
+        (event.step, value.tag): value.simple_value
+        for event in events
+        for value in event.summary.value
+    }
+    for line in history(run):
+        wanted = line["validation/accuracy"]
+        assert found[line["epoch"], "validation/accuracy"] == pytest.approx(wanted)

@@ -1,0 +1,224 @@
+"""The mapped step: mappers agree to the bit, devices and padding change nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import jax
+
+from fer_jax import config
+from fer_jax.data import batches
+from fer_jax.errors import UserError
+from fer_jax.training import metrics, optim, parallel, state, steps
+from fer_jax.training.losses import make_loss
+from fer_jax.training.run_directory import build_model
+
+CLASSES = 3
+
+
+def make_samples(count: int) -> batches.Samples:
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(2, 5, count)
+    mask = np.arange(4) < lengths[:, None]
+    raw = rng.normal(size=(count, 4, 52)).astype(np.float32) * mask[..., None]
+    label = rng.integers(0, CLASSES, count).astype(np.int32)
+    return batches.Samples(raw, mask, label, np.arange(count), np.ones(count, np.float32))
+
+
+class Setup:
+    """The toy LSTM on so many devices, mapped so."""
+
+    def __init__(self, devices: int, mapper: str = "shard_map", dropout: float = 0.0):
+        self.experiment = config.from_json(
+            {
+                "name": "toy",
+                "data": {"features": "blendshapes-27", "frames": 4},
+                "model": {"name": "lstm", "units": [6], "dropout": dropout, "kernel_l2": 1e-2},
+                "optim": {"lr": 0.01, "clip_norm": 1.0},
+                "train": {"loss": {"class_weights": [1.0, 2.0, 0.5]}},
+                "parallel": {"devices": devices, "mapper": mapper},
+            }
+        )
+        e = self.experiment
+        self.mesh = parallel.make_mesh(e.parallel)
+        self.model = build_model(e, CLASSES)
+        self.optimizer = optim.make_optimizer(e.optim, 1, 1)
+        loss = make_loss(e.train.loss, np.ones(CLASSES))
+        self.train_step = steps.make_train_step(
+            self.model, e.data, loss, self.optimizer, self.mesh, mapper
+        )
+        self.evaluate_step = steps.make_evaluate_step(
+            self.model, e.data, loss, self.mesh, mapper
+        )
+        self.key = parallel.replicate(jax.random.key(7), self.mesh)
+        self.zero = parallel.replicate(metrics.no_metrics(CLASSES), self.mesh)
+
+    def first(self) -> state.TrainState:
+        made = state.make_state(self.model, self.optimizer, jax.random.key(3))
+        return state.snapshot(parallel.replicate(made, self.mesh))
+
+    def train(self, samples, order, cuts: list[int] | None = None) -> tuple[Any, Any]:
+        resident = steps.make_resident(samples, self.statistics(samples), self.mesh)
+        index, weight = parallel.deal(*order, self.mesh)
+        current, counted = self.first(), self.zero
+        bounds = [0, *(cuts or []), len(order[0])]
+        for start, stop in zip(bounds, bounds[1:], strict=False):
+            current, counted = self.train_step(
+                current, counted, resident, self.key, index, weight, start, stop
+            )
+        return state.to_host((current, counted))
+
+    def evaluate(self, samples, order) -> Any:
+        resident = steps.make_resident(samples, self.statistics(samples), self.mesh)
+        index, weight = parallel.deal(*order, self.mesh)
+        found = self.evaluate_step(
+            self.first().variables, self.zero, resident, index, weight, 0, len(order[0])
+        )
+        return state.to_host(found)
+
+    def statistics(self, samples) -> batches.Statistics:
+        return batches.fit_statistics(samples, self.experiment.data.features)
+
+
+def assert_equal(a: Any, b: Any) -> None:
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def assert_close(a: Any, b: Any) -> None:
+    """Sums in another order: a few units in float32's last place, over the steps."""
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=2e-6), a, b)
+
+
+@pytest.fixture(scope="module")
+def one() -> Setup:
+    return Setup(1)
+
+
+@pytest.fixture(scope="module")
+def eight() -> Setup:
+    return Setup(8)
+
+
+SAMPLES = make_samples(37)
+
+
+@pytest.fixture(scope="module")
+def order() -> tuple[np.ndarray, np.ndarray]:
+    """3 batches of 16, the last of them with 11 padded examples."""
+    return batches.epoch_order(seed=1, epoch=0, n=37, batch=16)
+
+
+def test_pmap_and_shard_map_agree_to_the_bit(order) -> None:
+    for devices in (1, 8):
+        mapped = [Setup(devices, mapper, dropout=0.4) for mapper in ("shard_map", "pmap")]
+        assert_equal(*(setup.train(SAMPLES, order) for setup in mapped))
+        assert_equal(*(setup.evaluate(SAMPLES, order) for setup in mapped))
+
+
+def test_pmap_keeps_no_device_axis() -> None:
+    setup = Setup(8, "pmap")
+    trained, _ = setup.train(SAMPLES, batches.epoch_order(1, 0, 37, 16))
+    assert_equal(
+        jax.tree.map(np.shape, trained.params), jax.tree.map(np.shape, setup.first().params)
+    )
+
+
+def test_eight_devices_are_one_device(one, eight, order) -> None:
+    assert_close(one.train(SAMPLES, order), eight.train(SAMPLES, order))
+    assert_close(one.evaluate(SAMPLES, order), eight.evaluate(SAMPLES, order))
+
+
+def test_a_batch_that_devices_do_not_divide(one, eight) -> None:
+    order = batches.epoch_order(seed=1, epoch=0, n=37, batch=13)
+    assert_close(one.train(SAMPLES, order), eight.train(SAMPLES, order))
+
+
+def test_calls_may_cut_an_epoch_anywhere() -> None:
+    order = batches.epoch_order(seed=1, epoch=0, n=37, batch=5)
+    setup = Setup(1, dropout=0.4)
+    whole = setup.train(SAMPLES, order)
+    assert whole[0].step == 8
+    for cuts in ([1, 2, 3, 4, 5, 6, 7], [3], [6, 7]):
+        assert_equal(whole, setup.train(SAMPLES, order, cuts))
+
+
+def test_padding_counts_nothing(one) -> None:
+    """One batch of 12 real examples and 4 padded: the padded ones' data must not matter."""
+    index = np.arange(16, dtype=np.int32)[None]
+    weight = (index < 12).astype(np.float32)
+    other = make_samples(37)
+    other.raw[12:16] = 1e3
+    other.label[12:16] = 2
+    found = [
+        steps_of(one, samples, (index, weight), batches.Statistics(np.zeros(27), np.ones(27)))
+        for samples in (SAMPLES, other)
+    ]
+    assert_equal(*found)
+    short = steps_of(
+        one, SAMPLES, (index[:, :12], weight[:, :12]), batches.Statistics(np.zeros(27), np.ones(27))
+    )
+    assert_close(found[0], short)
+    assert found[0][1].count == 12
+    assert found[0][1].confusion.sum() == 12
+
+
+def steps_of(setup, samples, order, statistics) -> tuple[Any, Any]:
+    statistics = jax.tree.map(np.float32, statistics)
+    resident = steps.make_resident(samples, statistics, setup.mesh)
+    dealt = parallel.deal(*order, setup.mesh)
+    trained = setup.train_step(setup.first(), setup.zero, resident, setup.key, *dealt, 0, 1)
+    return state.to_host(trained)
+
+
+def test_a_step_is_the_textbook_step(one) -> None:
+    """Gradient of mean(class weight * cross-entropy) + L2 by hand, then the optimizer."""
+    import jax.numpy as jnp
+    import optax
+
+    index = np.arange(9, dtype=np.int32)[None]
+    samples, start = SAMPLES, one.first()
+    statistics = one.statistics(samples)
+    batch = {
+        "features": batches.features(
+            samples.raw[:9], samples.frame_mask[:9], statistics, "blendshapes-27"
+        ),
+        "frame_mask": jnp.asarray(samples.frame_mask[:9]),
+    }
+    labels = samples.label[:9]
+
+    def objective(params):
+        outputs, _ = one.model.apply(
+            {"params": params, "stats": {}}, batch, train=False, key=jax.random.key(0)
+        )
+        losses = optax.softmax_cross_entropy_with_integer_labels(outputs.logits, labels)
+        l2 = 1e-2 * jnp.sum(jnp.square(params["lstm_0"]["kernel"]))
+        return jnp.mean(losses * jnp.asarray([1.0, 2.0, 0.5])[labels]) + l2
+
+    value, grads = jax.value_and_grad(objective)(start.params)
+    updates, _ = one.optimizer.update(grads, start.opt_state, start.params)
+    wanted = optax.apply_updates(start.params, updates)
+    found, counted = steps_of(one, samples, (index, np.ones((1, 9), np.float32)), statistics)
+    assert_close(found.params, state.to_host(wanted))
+    assert counted.loss / counted.count == pytest.approx(float(value), rel=1e-5)
+
+
+def test_predictions_do_not_depend_on_the_batch() -> None:
+    setup = Setup(1)
+    predict = steps.make_predictor(
+        setup.model, setup.experiment.data, setup.statistics(SAMPLES)
+    )
+    variables = setup.first().variables
+    whole = predict(variables, SAMPLES.raw, SAMPLES.frame_mask)
+    np.testing.assert_allclose(np.sum(whole, axis=-1), 1, rtol=1e-6)
+    padded = np.concatenate([SAMPLES.raw[:5], np.full_like(SAMPLES.raw[:3], 9)])
+    mask = np.concatenate([SAMPLES.frame_mask[:5], np.ones_like(SAMPLES.frame_mask[:3])])
+    part = predict(variables, padded, mask)[:5]
+    np.testing.assert_allclose(part, whole[:5], rtol=1e-5, atol=1e-6)
+
+
+def test_too_many_devices() -> None:
+    with pytest.raises(UserError, match="--parallel.devices 9: this machine has 8 cpu"):
+        parallel.make_mesh(config.Parallel(devices=9))
