@@ -143,7 +143,7 @@ def moving_portrait(frames: int) -> Iterator[Frame]:
         angle, scale = 8 * np.sin(t / 9), 1.3 + 0.15 * np.sin(t / 17)
         matrix = cv2.getRotationMatrix2D((224, 120), angle, scale)
         matrix[:, 2] += (400 + 90 * np.sin(t / 13), 180 + 30 * np.cos(t / 7))
-        image = cv2.warpAffine(portrait, matrix, (1280, 720), borderMode=cv2.BORDER_REFLECT)
+        image = cv2.warpAffine(portrait, matrix, (1280, 720), borderValue=(90, 90, 90))
         yield Frame(t, 40.0 * t, image)
 
 
@@ -194,7 +194,7 @@ def full_search(frames: Iterator[Frame]) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--images", type=int, default=1000, help="how many images")
     parser.add_argument(
         "--source", type=Path, help="FER2013 csv or folder of images (default: ../shared's)"

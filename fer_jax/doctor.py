@@ -33,7 +33,7 @@ LIBRARIES = (
 )
 VARIABLES = ("FER_JAX_MODELS", "JAX_PLATFORMS", "XLA_FLAGS", "CUDA_VISIBLE_DEVICES")
 #: Extras that a user of the command line may want; the others are a developer's.
-EXTRAS = ("preprocess", "track")
+EXTRAS: tuple[str, ...] = ("preprocess", "track")
 
 Findings = list[dict[str, str]]
 
@@ -96,7 +96,7 @@ def _packages(
             "pip install -e . in the checkout (or: make venv)",
         )  # fmt: skip
     packages: dict[str, str | None] = {}
-    extras = dict.fromkeys(EXTRAS, bool(texts))
+    extras: dict[str, bool] = dict.fromkeys(EXTRAS, bool(texts))
     for text in texts:
         need = Requirement(text)
         name = canonicalize_name(need.name)

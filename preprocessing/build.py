@@ -115,7 +115,6 @@ def preprocess(
             jobs = _jobs(plan, raw, out, work, stall_timeout_s, manifests)
             if jobs:
                 (out / "dataset_info.json").unlink(missing_ok=True)
-                remove_unfinished(out)
                 count = workers
                 if engine == "local":
                     count = min(workers or _default_workers(), len(jobs))
@@ -125,6 +124,7 @@ def preprocess(
         except OSError as error:
             raise UserError(f"cannot write {out}: {error.strerror or error}") from error
         finally:
+            remove_unfinished(out)
             if not any(out.glob("*.manifest.json")):
                 (out / BUILD).unlink(missing_ok=True)
         report = BuildReport(

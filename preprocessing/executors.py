@@ -17,7 +17,6 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
-from types import TracebackType
 from typing import Any, Protocol
 
 from fer_jax.errors import UserError
@@ -121,9 +120,11 @@ class LocalEngine:
         while len(self._workers) < min(self._count, busy + len(self._queue)):
             self._workers.append(self._start())
         self._hand_out()
-        by_handle = {worker.connection: worker for worker in self._workers}
-        by_handle |= {worker.process.sentinel: worker for worker in self._workers}
-        ended = {id(by_handle[handle]): by_handle[handle] for handle in wait(by_handle, seconds)}
+        by_handle: dict[Any, _Worker] = {w.connection: w for w in self._workers}
+        by_handle |= {w.process.sentinel: w for w in self._workers}
+        ended = {
+            id(by_handle[handle]): by_handle[handle] for handle in wait(list(by_handle), seconds)
+        }
         outcomes = [outcome for worker in ended.values() for outcome in self._hear(worker)]
         self._hand_out()
         return outcomes
@@ -179,12 +180,7 @@ class LocalEngine:
     def __enter__(self) -> LocalEngine:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         for worker in self._workers:
             worker.process.kill()
         for worker in self._workers:
@@ -240,7 +236,7 @@ class RayEngine:
 
     def __init__(self, function: Callable[[Any], Any], workers: int | None) -> None:
         try:
-            import ray
+            import ray  # pyright: ignore[reportMissingImports]
         except ImportError as error:
             raise UserError(
                 "the engine ray needs Ray: pip install 'fer-jax[ray]', or use the engine local"
@@ -284,12 +280,7 @@ class RayEngine:
     def __enter__(self) -> RayEngine:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         for reference in self._running:
             self._ray.cancel(reference, force=True)
         self._running.clear()

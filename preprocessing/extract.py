@@ -163,7 +163,7 @@ class Extractor:
         times: list[float] = []
         whole: list[bytes | None] = []
         hints: list[np.ndarray] = []
-        shape: tuple[int, ...] = ()
+        shape = (0, 0, 0)
         for t, frame in enumerate(frames):
             image = np.ascontiguousarray(frame.image)
             if t == 0:
@@ -222,6 +222,7 @@ class Extractor:
             return encode_crop(whole_crop(image, recipe.crop_size), *how)
         for face in faces:
             points = face.landmarks68 if face.landmarks68 is not None else face.landmarks478
+            assert points is not None, "each detector gives landmarks"
             face.crop = encode_crop(aligned_crop(image, points, recipe.crop_size), *how)
         return None
 

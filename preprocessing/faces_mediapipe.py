@@ -67,6 +67,8 @@ class MediaPipeFaces:
           blendshapes f32[52] in MediaPipe's order, pose f32[4, 4], and as box the landmarks'
           extent.
         """
+        if self._landmarker is None:
+            raise RuntimeError("the landmarker is closed")
         height, width = image.shape[:2]
         data = np.ascontiguousarray(image)
         result = self._landmarker.detect(self._image(image_format=self._format, data=data))

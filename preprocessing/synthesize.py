@@ -10,11 +10,14 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import threading
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from multiprocessing import get_context
+from multiprocessing import connection, get_context, parent_process
 from pathlib import Path
 
 import cv2
@@ -42,7 +45,7 @@ _PARAMETERS = ".synthesis.json"
 PROTOTYPES: Mapping[str, Mapping[str, float]] = {
     "ANG": {"AU4": 1.0, "AU7": 0.8, "AU24": 0.9, "AU9": 0.2},
     "DIS": {"AU9": 1.0, "AU10": 0.9, "AU4": 0.4, "AU6": 0.3, "AU15": 0.25, "AU26": 0.15},
-    "FEA": {"AU1": 0.9, "AU2": 0.7, "AU4": 0.4, "AU5": 1.0, "AU20": 0.9, "AU26": 0.35},
+    "FEA": {"AU1": 1.0, "AU2": 0.8, "AU4": 0.25, "AU5": 1.0, "AU20": 0.9, "AU26": 0.35},
     "HAP": {"AU12": 1.0, "AU6": 0.8, "AU10": 0.15, "AU26": 0.25},
     "NEU": {},
     "SAD": {"AU1": 0.9, "AU4": 0.3, "AU15": 1.0, "AU17": 0.5},
@@ -72,7 +75,7 @@ class Take:
         """CREMA-D's name of the file, e.g. 1001_IEO_HAP_HI.mp4."""
         sentence, emotion, level = SENTENCES[self.number], EMOTIONS[self.emotion], "XX"
         if sentence == "IEO" and emotion != "NEU":
-            rng = np.random.default_rng([seed, self.subject, self.emotion])
+            rng = _random("level", seed, self.subject, self.emotion)
             level = ("LO", "MD", "HI")[rng.integers(3)]
         return f"{FIRST_ACTOR + self.subject}_{sentence}_{emotion}_{level}.mp4"
 
@@ -135,8 +138,8 @@ def synthesize(
     }
     missing = {path: take for path, take in wanted.items() if not path.exists()}
     if missing:
-        done = len(wanted) - len(missing)
-        for done, _ in enumerate(_make_all(missing, parameters, workers), done + 1):
+        kept = len(wanted) - len(missing)
+        for done, _ in enumerate(_make_all(missing, parameters, workers), kept + 1):
             if on_progress:
                 on_progress(done, len(wanted))
     return sorted(wanted)
@@ -169,12 +172,12 @@ def _claim(out: Path, parameters: Parameters) -> None:
 def _make_all(missing: Mapping[Path, Take], parameters: Parameters, workers: int) -> Iterator[None]:
     portrait = make_portrait()
     if min(workers, len(missing)) == 1:
-        _start_worker(portrait, parameters)
+        _prepare(portrait, parameters)
         for path, take in missing.items():
             yield _make_clip(path, take)
         return
     with ProcessPoolExecutor(
-        min(workers, len(missing)), get_context("spawn"), _start_worker, (portrait, parameters)
+        min(workers, len(missing)), get_context("spawn"), _start_process, (portrait, parameters)
     ) as pool:
         futures: list[Future[None]] = [
             pool.submit(_make_clip, path, take) for path, take in missing.items()
@@ -193,15 +196,29 @@ class _Worker:
     parameters: Parameters
 
 
-def _start_worker(portrait: Portrait, parameters: Parameters) -> None:
+def _start_process(portrait: Portrait, parameters: Parameters) -> None:
+    """Leave Ctrl-C to the parent, and go when it goes, however it ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     cv2.setNumThreads(1)
+    parent = parent_process()
+    assert parent is not None
+
+    def follow() -> None:
+        connection.wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
+    _prepare(portrait, parameters)
+
+
+def _prepare(portrait: Portrait, parameters: Parameters) -> None:
     _Worker.portrait, _Worker.parameters = portrait, parameters
     _subject.cache_clear()
 
 
 @lru_cache(maxsize=2)
 def _subject(number: int) -> Subject:
-    return make_subject(_Worker.portrait, np.random.default_rng([_Worker.parameters.seed, number]))
+    return make_subject(_Worker.portrait, _random("subject", _Worker.parameters.seed, number))
 
 
 def _make_clip(path: Path, take: Take) -> None:
@@ -227,9 +244,7 @@ def _make_clip(path: Path, take: Take) -> None:
 
 def act(subject: Subject, take: Take, stem: str, parameters: Parameters) -> Iterator[np.ndarray]:
     """The frames of one clip, u8[size, size, 3], RGB."""
-    rng = np.random.default_rng(
-        [parameters.seed, take.subject, take.emotion, take.number, SYNTHESIS_VERSION]
-    )
+    rng = _random("camera", parameters.seed, take.subject, take.emotion, take.number)
     activation, poses = perform(take, stem, parameters)
     seconds = np.arange(parameters.frames) / parameters.fps
     flicker = 1 + rng.uniform(0.005, 0.02) * _wander(rng, seconds, 3.0)
@@ -250,12 +265,12 @@ def perform(
     has its own intensity, onset, apex and offset, a touch of another emotion, and the movements
     that come with any emotion: speech, blinks, restlessness.
     """
-    style = np.random.default_rng([parameters.seed, take.subject, 1])
+    style = _random("style", parameters.seed, take.subject)
     favour = {name: float(np.exp(style.normal(0, 0.25))) for name in UNITS}
     lopsided = {name: float(np.clip(style.normal(0, 0.1), -0.25, 0.25)) for name in UNITS}
     expressive, talkative, lively = style.uniform((0.8, 0.4, 0.5), (1.1, 1.0, 1.5))
 
-    rng = np.random.default_rng([parameters.seed, take.subject, take.emotion, take.number])
+    rng = _random("acting", parameters.seed, take.subject, take.emotion, take.number)
     seconds = np.arange(parameters.frames) / parameters.fps
     length = parameters.frames / parameters.fps
     strength = rng.uniform(*_LEVELS[stem.rpartition("_")[2]]) * expressive
@@ -291,6 +306,11 @@ def perform(
     path = place[:, None] + travel * np.stack([_wander(rng, seconds, 0.6) for _ in place])
     path[2] += 1
     return activation, [Pose(*(float(v) for v in column)) for column in path.T]
+
+
+def _random(what: str, *numbers: int) -> np.random.Generator:
+    """A stream of its own for every purpose and place, in whatever order they are asked for."""
+    return np.random.default_rng([zlib.crc32(what.encode()), *numbers])
 
 
 def _ease(x: np.ndarray) -> np.ndarray:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
-from preprocessing.synthesize_portrait import CANVAS, MIRROR, Portrait, grid
+from preprocessing.synthesize_portrait import CANVAS, MIRROR, Portrait, grid, warp
 
 #: A blob: where (landmarks, or means of some) on the picture's left half; which way it pulls (x
 #: positive towards the midline, y down) and how wide it is, in eye distances. The right half is
@@ -133,7 +133,7 @@ def render(
       f32[size, size, 3], RGB in 0 to 255.
     """
     portrait, unit = subject.portrait, subject.portrait.eye_distance
-    field = subject.parallax[..., None] * np.float32([pose.yaw * unit, pose.pitch * unit])
+    field = subject.parallax[..., None] * np.array([pose.yaw * unit, pose.pitch * unit], np.float32)
     for name, sides in action.items():
         for side, amount in enumerate(sides):
             if amount:
@@ -150,7 +150,7 @@ def render(
     where = cv2.warpAffine(
         source, view, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
     )
-    person = cv2.remap(subject.layers, where, None, cv2.INTER_CUBIC).astype(np.float32)
+    person = warp(subject.layers, where).astype(np.float32)
     alpha = person[..., 3:] / 255
     person = person[..., :3]
     if mouth is not None:
@@ -204,7 +204,7 @@ def _reshape(portrait: Portrait, rng: np.random.Generator) -> Portrait:
     full = cv2.resize(field, (CANVAS, CANVAS), interpolation=cv2.INTER_LINEAR)
     source = grid() - full
     image, alpha, skin, hair = (
-        cv2.remap(layer, source, None, cv2.INTER_CUBIC)
+        warp(layer, source)
         for layer in (portrait.image, portrait.alpha, portrait.skin, portrait.hair)
     )
     landmarks = portrait.landmarks + _sample(field, portrait.landmarks)
@@ -214,7 +214,7 @@ def _reshape(portrait: Portrait, rng: np.random.Generator) -> Portrait:
 def _sample(field: np.ndarray, points: np.ndarray) -> np.ndarray:
     """f32[N, 2], a coarse field's value at canvas points."""
     at = ((points + 0.5) * (_FIELD / CANVAS) - 0.5).astype(np.float32)[None]
-    return cv2.remap(field, at, None, cv2.INTER_LINEAR)[0]
+    return warp(field, at, cv2.INTER_LINEAR)[0]
 
 
 def _recolour(portrait: Portrait, rng: np.random.Generator) -> Portrait:
@@ -225,7 +225,7 @@ def _recolour(portrait: Portrait, rng: np.random.Generator) -> Portrait:
 
     # Darker skin loses blue most and red least, and keeps its highlights.
     tone = rng.uniform(0, 1)
-    gamma = 1 + tone * np.float32([0.75, 1.05, 1.25]) * rng.uniform(0.7, 1)
+    gamma = 1 + tone * np.array([0.75, 1.05, 1.25], np.float32) * rng.uniform(0.7, 1)
     skinned = image**gamma
 
     grey = image.mean(-1, keepdims=True)
@@ -256,9 +256,9 @@ def _recolour(portrait: Portrait, rng: np.random.Generator) -> Portrait:
 def _light(rng: np.random.Generator) -> np.ndarray:
     """f32[C, C, 3], a lamp from one side, warm or cold."""
     angle = rng.uniform(0, 2 * np.pi)
-    across = (grid() / CANVAS - 0.5) @ np.float32([np.cos(angle), np.sin(angle)])
+    across = (grid() / CANVAS - 0.5) @ np.array([np.cos(angle), np.sin(angle)], np.float32)
     warmth = rng.uniform(-0.08, 0.08)
-    colour = np.float32([1 + warmth, 1, 1 - warmth]) * rng.uniform(0.85, 1.1)
+    colour = np.array([1 + warmth, 1, 1 - warmth], np.float32) * rng.uniform(0.85, 1.1)
     return (1 + rng.uniform(0, 0.5) * across)[..., None] * colour
 
 
@@ -340,7 +340,7 @@ def _open_jaw(
     )
     # Teeth end in the dark of the mouth, and lie in shade towards its corners.
     shown = 0.9 * np.clip((depth - below) / 1.5, 0, 1) * _arch(0.9 * (x - middle) / half)
-    inside = teeth * shown[..., None] + np.float32([48, 18, 18]) * (1 - shown[..., None])
+    inside = teeth * shown[..., None] + np.array([48, 18, 18], np.float32) * (1 - shown[..., None])
     mouth = np.zeros((CANVAS, CANVAS, 4), np.float32)
     mouth[top:][box] = np.dstack((inside * alpha[..., None], alpha))
     return opened, mouth

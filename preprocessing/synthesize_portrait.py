@@ -12,8 +12,6 @@ from functools import cache
 import cv2
 import numpy as np
 
-from preprocessing.model_files import dlib68_path
-
 #: Side of the canvas in pixels, and the square of the portrait that it shows.
 CANVAS = 384
 _LEFT, _TOP, _SIDE = 75, 0, 300
@@ -55,8 +53,7 @@ class Portrait:
     @property
     def eye_distance(self) -> float:
         """Pixels between the eyes' centres: the unit of all movements."""
-        eyes = self.landmarks[36:42].mean(0) - self.landmarks[42:48].mean(0)
-        return float(np.hypot(*eyes))
+        return _unit(self.landmarks)
 
 
 @cache
@@ -66,6 +63,11 @@ def grid() -> np.ndarray:
     pixels = np.stack((x, y), -1)
     pixels.flags.writeable = False
     return pixels
+
+
+def warp(layer: np.ndarray, source: np.ndarray, how: int = cv2.INTER_CUBIC) -> np.ndarray:
+    """`layer` as seen through `source`, f32[H, W, 2]: where each pixel comes from."""
+    return cv2.remap(layer, source, np.empty(0, np.float32), how)
 
 
 def make_portrait() -> Portrait:
@@ -87,17 +89,21 @@ def make_portrait() -> Portrait:
     return Portrait(neutral, alpha, skin, hair, landmarks, teeth)
 
 
-def _find_landmarks(image: np.ndarray) -> np.ndarray:
-    import dlib
+def _unit(landmarks: np.ndarray) -> float:
+    return float(np.linalg.norm(landmarks[36:42].mean(0) - landmarks[42:48].mean(0)))
 
-    faces = dlib.get_frontal_face_detector()(image, 0)
-    shape = dlib.shape_predictor(str(dlib68_path()))(image, faces[0])
-    return np.array([(p.x, p.y) for p in shape.parts()], np.float32)
+
+def _find_landmarks(image: np.ndarray) -> np.ndarray:
+    from preprocessing.faces_dlib import DlibFaces
+
+    landmarks = DlibFaces().detect(image)[0].landmarks68
+    assert landmarks is not None
+    return landmarks
 
 
 def _cut_out(image: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
     """u8[C, C] alpha of the person: GrabCut started from the face's place."""
-    unit = np.linalg.norm(landmarks[36] - landmarks[45]) / 1.45
+    unit = _unit(landmarks)
     x, y = landmarks[27]
     mask = np.full(image.shape[:2], cv2.GC_PR_BGD, np.uint8)
     centre, axes = (int(x), int(y + 0.3 * unit)), (int(1.75 * unit), int(2.3 * unit))
@@ -110,7 +116,8 @@ def _cut_out(image: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
     mask[:12] = mask[:180, :70] = mask[:180, -60:] = cv2.GC_BGD
     cv2.setRNGSeed(0)
     model = np.zeros((2, 1, 65))
-    cv2.grabCut(image, mask, None, model[0], model[1], 4, cv2.GC_INIT_WITH_MASK)  # type: ignore[call-overload]
+    unread = (0, 0, 1, 1)
+    cv2.grabCut(image, mask, unread, model[0], model[1], 4, cv2.GC_INIT_WITH_MASK)
     person = np.isin(mask, (cv2.GC_FGD, cv2.GC_PR_FGD)).astype(np.uint8)
     _, labels = cv2.connectedComponents(person)
     person = (labels == labels[int(y), int(x)]).astype(np.uint8)
@@ -129,12 +136,12 @@ def _skin_and_hair(
     image: np.ndarray, alpha: np.ndarray, landmarks: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Soft masks by colour (Gaussians in Lab, fitted to cheeks and crown) and by place."""
-    lab = cv2.cvtColor(image, cv2.COLOR_RGB2LAB) * np.float32([0.3, 1, 1])
+    lab = cv2.cvtColor(image, cv2.COLOR_RGB2LAB) * np.array([0.3, 1, 1], np.float32)
     pixels = grid()
-    unit = np.linalg.norm(landmarks[36] - landmarks[45]) / 1.45
+    unit = _unit(landmarks)
 
-    def near(x: float, y: float, radius: float) -> np.ndarray:
-        return np.hypot(pixels[..., 0] - x, pixels[..., 1] - y) < radius
+    def near(centre: np.ndarray, radius: float) -> np.ndarray:
+        return np.linalg.norm(pixels - centre, axis=-1) < radius
 
     def distance(sample: np.ndarray) -> np.ndarray:
         colours = lab[sample]
@@ -142,9 +149,9 @@ def _skin_and_hair(
         away = lab - colours.mean(0)
         return np.einsum("hwi,ij,hwj->hw", away, inverse, away)
 
-    cheeks = near(*landmarks[[2, 31]].mean(0), 0.2 * unit)
-    cheeks |= near(*landmarks[[14, 35]].mean(0), 0.2 * unit)
-    crown = near(landmarks[27][0], landmarks[27][1] - 1.4 * unit, 0.5 * unit)
+    cheeks = near(landmarks[[2, 31]].mean(0), 0.2 * unit)
+    cheeks |= near(landmarks[[14, 35]].mean(0), 0.2 * unit)
+    crown = near(landmarks[27] - (0, 1.4 * unit), 0.5 * unit)
     is_skin = distance(cheeks) < distance(crown)
     # The neck lies in shadow; only its warm colour tells it from the suit's black and grey.
     is_skin |= (pixels[..., 1] > landmarks[33][1]) & (lab[..., 1] > 130) & (lab[..., 2] > 135)
@@ -179,7 +186,7 @@ def _neutralise(image: np.ndarray, smiling: np.ndarray) -> tuple[np.ndarray, np.
     The lips are two sheets that meet at the mouth line. Each has a warp of its own, exact at the
     landmarks, so the teeth between them vanish without a smear.
     """
-    unit = np.linalg.norm(smiling[36] - smiling[45]) / 1.45
+    unit = _unit(smiling)
     neutral = smiling.copy()
     middle = smiling[[61, 62, 63, 65, 66, 67]].mean(0)
     line = middle[1] + 0.03 * unit
@@ -203,7 +210,7 @@ def _neutralise(image: np.ndarray, smiling: np.ndarray) -> tuple[np.ndarray, np.
     # Hard seam between the corners, soft beyond them, where both sheets nearly agree.
     beyond = np.maximum(np.abs(pixels[..., 0] - middle[0]) - 0.38 * unit, 0)
     lower = np.clip(0.5 + (pixels[..., 1] - line) / (1 + 0.5 * beyond), 0, 1)[..., None]
-    upper_image, lower_image = (cv2.remap(image, m, None, cv2.INTER_CUBIC) for m in maps)
+    upper_image, lower_image = (warp(image, m) for m in maps)
     closed = upper_image * (1 - lower) + lower_image * lower
     inside = np.clip(1 - np.abs(pixels[..., 0] - middle[0]) / (0.42 * unit), 0, 1) ** 0.3
     shade = 0.45 * inside * np.exp(-(((pixels[..., 1] - line) / (0.022 * unit)) ** 2))

@@ -12,7 +12,7 @@ import os
 import signal
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -145,7 +145,7 @@ def _extract(
 ) -> Clip | tuple[str, str]:
     """The clip with its streams, or why there are none: (kind, reason)."""
     try:
-        with closing(_watched(frames_of(clip), stall_timeout_s)) as frames:
+        with closing(_watched(frames_of, clip, stall_timeout_s)) as frames:
             augmentation = clip.augmentation
             return extractor.extract(
                 clip, augment_frames(frames, augmentation) if augmentation else frames
@@ -163,15 +163,17 @@ def _extract(
         return "error", " ".join(reason.split())
 
 
-def _watched(frames: Iterable[Frame], seconds: float) -> Iterator[Frame]:
-    """The frames, with an alarm that ends this process when the next one takes too long.
+def _watched(
+    frames_of: Callable[[Clip], Iterator[Frame]], clip: Clip, seconds: float
+) -> Generator[Frame, None, None]:
+    """The frames of a clip, with an alarm that ends this process when the next one takes too long.
 
     Native code that hangs runs no Python handler, so SIGALRM keeps its default: death, which the
     parent sees and puts down to this clip.
     """
     signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
-        for frame in frames:
+        for frame in frames_of(clip):
             signal.setitimer(signal.ITIMER_REAL, seconds)
             yield frame
             signal.setitimer(signal.ITIMER_REAL, seconds)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,6 +20,10 @@ from fer_jax.evaluation.inference import make_inference
 from fer_jax.records import Clip
 from fer_jax.training import loop
 from fer_jax.training.run_directory import write_text
+
+if TYPE_CHECKING:
+    from preprocessing.extract import Extractor
+    from preprocessing.video import Frame
 
 #: What preprocessing must extract for a stream.
 OUTPUT_OF = {"landmarks68": "landmarks", "blendshapes": "blendshapes"}
@@ -91,8 +96,8 @@ def load_predictor(run: str | Path) -> Predictor:
 
 def predict_files(
     run: str | Path,
-    files: Sequence[Path],
-    out: Path | None = None,
+    files: Sequence[str | Path],
+    out: str | Path | None = None,
     *,
     video: bool = True,
     on_progress: Callable[[int, int, str], None] | None = None,
@@ -100,7 +105,8 @@ def predict_files(
     """Predict video and image files.
 
     Writes `<stem>.frames.csv` (frame, time, face, a probability a class) and an annotated
-    `<stem>.mp4` or `.png` for each file, and `clips.csv` for all of them.
+    `<stem>.mp4` or `.png` for each file, and `clips.csv` for all of them. A file that cannot be
+    read, or shows no face, is listed with its reason; the others are predicted all the same.
 
     Args:
       run: a run directory.
@@ -110,77 +116,94 @@ def predict_files(
       on_progress: called with frames done, frames in all, file name.
 
     Returns:
-      {"files": [...], "skipped": [...]}: what was said of each file, and what could not be read.
+      {"files": [...], "skipped": [...], "clips_csv": path}: what was said of each file, and why
+      nothing could be said of others.
 
     Raises:
-      UserError: the run is not one, a file does not exist, or none of the files could be read.
+      UserError: the run is not one, a file does not exist, nothing can be written to `out`, or
+        none of the files could be predicted.
     """
-    from preprocessing.annotate import write_annotated
     from preprocessing.extract import Extractor, NoFaceError, Recipe
-    from preprocessing.video import VideoError, probe, read_frames
+    from preprocessing.video import VideoError
 
-    absent = [str(path) for path in files if not Path(path).is_file()]
+    paths = [Path(path) for path in files]
+    absent = [str(path) for path in paths if not path.is_file()]
     if absent:
         raise UserError(f"no such file: {', '.join(absent)}")
     predictor = load_predictor(run)
     out = Path(run) / "predictions" if out is None else Path(out)
-    out.mkdir(parents=True, exist_ok=True)
-    done, skipped = [], []
-    recipe = Recipe(outputs=(OUTPUT_OF[predictor.stream],))
-    with Extractor(recipe) as extractor:
-        for path in map(Path, files):
+    done: list[dict[str, Any]] = []
+    skipped: list[dict[str, str]] = []
+    stems: set[str] = set()
+    with Extractor(Recipe(outputs=(OUTPUT_OF[predictor.stream],))) as extractor:
+        for path in paths:
+            target = out / _free_stem(path, stems)
             try:
-                total = max(probe(path).frames, 1)
-                frames = _counted(read_frames(path), total, path.name, on_progress)
-                clip = extractor.extract(Clip(clip_id=path.stem, corpus="file"), frames)
+                clip = _extract(extractor, path, on_progress)
+                found = _predict_file(predictor, path, clip, target, video)
             except (VideoError, NoFaceError) as error:
                 skipped.append({"file": str(path), "reason": str(error)})
-                continue
-            by_frame, verdict = predictor.frames(clip), predictor.clip(clip)
-            stem = _stem(path, [item["frames_csv"] for item in done], out)
-            csv_path = out / f"{stem}.frames.csv"
-            write_text(csv_path, _frames_csv(clip, by_frame, predictor.classes))
-            annotated = (
-                write_annotated(out / stem, read_frames(path), clip, by_frame, predictor.classes)
-                if video
-                else None
-            )
-            best = int(verdict.argmax())
-            done.append(
-                {
-                    "file": str(path),
-                    "predicted": predictor.classes[best],
-                    "probability": float(verdict[best]),
-                    "probabilities": dict(zip(predictor.classes, map(float, verdict), strict=True)),
-                    "frames": clip.frames,
-                    "faces": int(np.isfinite(by_frame[:, 0]).sum()),
-                    "frames_csv": str(csv_path),
-                    "annotated": None if annotated is None else str(annotated),
-                }
-            )
+            except OSError as error:
+                raise UserError(f"cannot write {target}: {error.strerror or error}") from error
+            else:
+                done.append(found)
+                stems.add(target.name)
     if not done:
         reasons = "; ".join(f"{item['file']}: {item['reason']}" for item in skipped)
         raise UserError(f"nothing could be predicted: {reasons}")
-    write_text(out / "clips.csv", _clips_csv(done, predictor.classes))
-    return {"files": done, "skipped": skipped}
+    write_text(out / "clips.csv", _clips_csv(done, skipped, predictor.classes))
+    return {"files": done, "skipped": skipped, "clips_csv": str(out / "clips.csv")}
 
 
-def _stem(path: Path, taken: Sequence[str], out: Path) -> str:
+def _free_stem(path: Path, taken: Collection[str]) -> str:
     """The name that a file's results go by: its own, numbered where two files share it."""
-    stem, number = path.stem, 1
-    while str(out / f"{stem}.frames.csv") in taken:
-        number += 1
-        stem = f"{path.stem}-{number}"
-    return stem
+    names = (f"{path.stem}-{n}" if n > 1 else path.stem for n in count(1))
+    return next(name for name in names if name not in taken)
 
 
-def _counted(
-    frames: Any, total: int, name: str, on_progress: Callable[[int, int, str], None] | None
-) -> Iterator[Any]:
-    for count, frame in enumerate(frames, 1):
-        if on_progress is not None:
-            on_progress(count, max(total, count), name)
-        yield frame
+def _extract(
+    extractor: Extractor, path: Path, on_progress: Callable[[int, int, str], None] | None
+) -> Clip:
+    from preprocessing.video import probe, read_frames
+
+    total = max(probe(path).frames, 1)
+
+    def counted() -> Iterator[Frame]:
+        for number, frame in enumerate(read_frames(path), 1):
+            if on_progress is not None:
+                on_progress(number, max(total, number), path.name)
+            yield frame
+
+    return extractor.extract(Clip(clip_id=path.stem, corpus="file", source=str(path)), counted())
+
+
+def _predict_file(
+    predictor: Predictor, path: Path, clip: Clip, target: Path, video: bool
+) -> dict[str, Any]:
+    """Predicts one extracted file and writes its results; the table comes last."""
+    from preprocessing.annotate import write_annotated
+    from preprocessing.video import read_frames
+
+    by_frame, verdict = predictor.frames(clip), predictor.clip(clip)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    annotated = None
+    if video:
+        annotated = str(
+            write_annotated(target, read_frames(path), clip, by_frame, predictor.classes)
+        )
+    table = target.with_name(f"{target.name}.frames.csv")
+    write_text(table, _frames_csv(clip, by_frame, predictor.classes))
+    best = int(verdict.argmax())
+    return {
+        "file": str(path),
+        "predicted": predictor.classes[best],
+        "probability": float(verdict[best]),
+        "probabilities": dict(zip(predictor.classes, map(float, verdict), strict=True)),
+        "frames": clip.frames,
+        "faces": int(np.isfinite(by_frame[:, 0]).sum()),
+        "frames_csv": str(table),
+        "annotated": annotated,
+    }
 
 
 def _frames_csv(clip: Clip, probabilities: np.ndarray, classes: Sequence[str]) -> str:
@@ -198,13 +221,19 @@ def _frames_csv(clip: Clip, probabilities: np.ndarray, classes: Sequence[str]) -
     return text.getvalue()
 
 
-def _clips_csv(done: Sequence[dict[str, Any]], classes: Sequence[str]) -> str:
+def _clips_csv(
+    done: Sequence[dict[str, Any]], skipped: Sequence[dict[str, str]], classes: Sequence[str]
+) -> str:
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
-    table.writerow(["file", "predicted", "frames", "faces", *(f"p_{name}" for name in classes)])
+    table.writerow(
+        ["file", "predicted", "frames", "faces", "skipped", *(f"p_{name}" for name in classes)]
+    )
     for item in done:
         table.writerow(
-            [item["file"], item["predicted"], item["frames"], item["faces"],
+            [item["file"], item["predicted"], item["frames"], item["faces"], "",
              *(f"{item['probabilities'][name]:.6f}" for name in classes)]
         )  # fmt: skip
+    for item in skipped:
+        table.writerow([item["file"], "", "", "", item["reason"], *("" for _ in classes)])
     return text.getvalue()

@@ -280,9 +280,7 @@ def _validate(job: Job, progress: Progress, pace: Pace) -> Metrics:
 
     def call(start: Any, stop: Any) -> Metrics:
         nonlocal counted
-        counted = job.evaluate_step(
-            variables, counted, job.validation, index, weight, start, stop
-        )
+        counted = job.evaluate_step(variables, counted, job.validation, index, weight, start, stop)
         return counted
 
     run_calls(pace, job.mesh, 0, len(order[0]), call, lambda _: None, lambda: False)

@@ -55,7 +55,9 @@ def claim(run: Path, experiment: Experiment) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise UserError(f"another process is training in {run}: wait for it or stop it") from None
+            raise UserError(
+                f"another process is training in {run}: wait for it or stop it"
+            ) from None
         path = run / "config.json"
         if path.is_file():
             _compare(run, config.load_config(path), experiment)

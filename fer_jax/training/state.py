@@ -38,9 +38,7 @@ def make_keys(seed: int) -> tuple[jax.Array, jax.Array]:
     return first, steps
 
 
-def make_state(
-    model: Model, optimizer: optax.GradientTransformation, key: jax.Array
-) -> TrainState:
+def make_state(model: Model, optimizer: optax.GradientTransformation, key: jax.Array) -> TrainState:
     """The state before the first step."""
     variables = model.init(key)
     params, stats = variables["params"], variables["stats"]

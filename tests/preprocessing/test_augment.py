@@ -47,7 +47,7 @@ def test_copies_follow_from_the_name_and_cover_the_range():
     copies = [copy for clip in clips for copy in make_copies(clip, 2)]
     again = [copy for clip in clips for copy in make_copies(clip, 2)]
     assert [c.augmentation for c in copies] == [c.augmentation for c in again]
-    assert len({copy.augmentation for copy in copies}) > 1900
+    assert len({copy.augmentation for copy in copies}) > 1800
     matches = [re.fullmatch(r"hflip=([01]) rotate=(-?\d+\.\d\d)", c.augmentation) for c in copies]
     flips = np.array([int(m[1]) for m in matches])
     degrees = np.array([float(m[2]) for m in matches])

@@ -132,7 +132,7 @@ def test_another_recipe_or_corpus_is_refused(built, raw, tmp_path):
     lines = (raw / "fer2013.csv").read_text().splitlines()
     (tmp_path / "raw").mkdir()
     (tmp_path / "raw" / "fer2013.csv").write_text("\n".join(lines[:-1]))
-    with pytest.raises(UserError, match="has changed since .*30 clips then, 29 now"):
+    with pytest.raises(UserError, match=r"has changed since .*30 clips then, 29 now"):
         preprocess("fer2013", tmp_path / "raw", out, recipe=CROPS, clips_per_shard=7)
     assert digests(out) == before
 
@@ -218,7 +218,7 @@ def test_a_missing_model_stops_the_run_and_leaves_nothing(tmp_path, raw, monkeyp
     (tmp_path / "models/face_landmarker.task").write_text("wrong")
     monkeypatch.setenv("FER_JAX_MODELS", str(tmp_path / "models"))
     recipe = make_recipe("fer2013", ("blendshapes",))
-    with pytest.raises(UserError, match="face_landmarker.task has sha256"):
+    with pytest.raises(UserError, match=r"face_landmarker\.task has sha256"):
         preprocess("fer2013", raw, tmp_path / "out", recipe=recipe, workers=1)
     assert not (tmp_path / "out").exists()
 
@@ -236,7 +236,7 @@ def test_places_that_are_refused(tmp_path, raw, built):
         build(tmp_path / "file")
     with pytest.raises(UserError, match="cannot write"):
         build(tmp_path / "file" / "out")
-    with pytest.raises(UserError, match="not empty .*holds file"):
+    with pytest.raises(UserError, match=r"not empty .*holds file"):
         build(tmp_path)
     with pytest.raises(UserError, match="does not exist"):
         build(tmp_path / "out", tmp_path / "nowhere")

@@ -308,7 +308,7 @@ def test_missing_and_empty_trees(tmp_path, name):
 
 def test_a_tree_of_another_corpus_says_what_is_expected(tmp_path):
     _touch(tmp_path, "01-01-01-01-01-01-01.mp4")
-    with pytest.raises(UserError, match="1001_DFA_ANG_XX.flv"):
+    with pytest.raises(UserError, match=r"1001_DFA_ANG_XX\.flv"):
         _scan("crema-d", tmp_path)
 
 

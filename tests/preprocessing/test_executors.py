@@ -64,3 +64,24 @@ def test_unknown_engine_and_absent_ray(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UserError, match=r"pip install 'fer-jax\[ray\]'"):
         make_engine("ray", math.sqrt, 1)
+
+
+def test_ray_tells_the_same():
+    ray = pytest.importorskip("ray", reason="Ray is an extra of its own: fer-jax[ray]")
+    with pytest.raises(UserError, match="no Ray cluster here"):
+        make_engine("ray", math.sqrt, 1)
+
+    def job(n):
+        if n == 2:
+            os.kill(os.getpid(), signal.SIGSEGV)
+        return math.sqrt(n)
+
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    try:
+        with make_engine("ray", job, 2) as engine:
+            outcomes = _drain(engine, [4, -1, 2, 9])
+    finally:
+        ray.shutdown()
+    assert (outcomes[4].value, outcomes[9].value) == (2, 3)
+    assert isinstance(outcomes[-1].error, ValueError)
+    assert isinstance(outcomes[2].error, WorkerDied)

@@ -1,4 +1,4 @@
-"""A build that is killed, interrupted or loses a worker ends in the same bytes as one that is not."""
+"""A build that is killed, interrupted or loses a worker ends in the same bytes as any other."""
 
 from __future__ import annotations
 

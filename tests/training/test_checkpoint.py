@@ -47,7 +47,11 @@ def test_the_seal_is_a_sha256sum_file(saved: Path) -> None:
         capture_output=True,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
-    listed = {line.split("  ")[1] for line in (saved / "3" / checkpoint.SEAL).read_text().split("\n") if line}
+    listed = {
+        line.split("  ")[1]
+        for line in (saved / "3" / checkpoint.SEAL).read_text().split("\n")
+        if line
+    }
     there = {p.relative_to(saved / "3").as_posix() for p in (saved / "3").rglob("*") if p.is_file()}
     assert there - listed == {checkpoint.SEAL}
 

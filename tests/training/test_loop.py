@@ -33,7 +33,10 @@ def contents(run: Path) -> dict[str, Any]:
     directory = run / "checkpoints"
     step, problems = checkpoint.find_intact(directory)
     assert not problems
-    return {"step": step, **checkpoint.read(directory, step, dict.fromkeys(("state", "best", "meta")))}
+    return {
+        "step": step,
+        **checkpoint.read(directory, step, dict.fromkeys(("state", "best", "meta"))),
+    }
 
 
 def assert_same_run(a: Path, b: Path) -> None:
@@ -228,9 +231,7 @@ def test_other_data_is_refused(experiment, other_records: Path, tmp_path) -> Non
 def test_a_loss_that_explodes(experiment, tmp_path) -> None:
     run = tmp_path / "run"
     with pytest.raises(UserError, match="not finite in epoch .*: lower --optim.lr"):
-        loop.train(
-            change(experiment, optim__lr=1e30, optim__name="sgd", train__epochs=20), run
-        )
+        loop.train(change(experiment, optim__lr=1e30, optim__name="sgd", train__epochs=20), run)
 
 
 def test_two_processes_cannot_train_one_run(experiment, tmp_path) -> None:
@@ -273,7 +274,7 @@ def test_not_a_run_directory(tmp_path) -> None:
 
 
 def test_tensorboard_events_can_be_read(experiment, tmp_path) -> None:
-    from tensorflow.core.util import event_pb2
+    from tensorboardX.proto import event_pb2
 
     from fer_jax.data.tfrecord import Shard
 

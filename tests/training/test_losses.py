@@ -30,9 +30,7 @@ def test_cross_entropy_is_keras(batch, smoothing: float) -> None:
     from keras.losses import CategoricalCrossentropy
 
     found = losses.make_loss(config.Loss(label_smoothing=smoothing), COUNTS)(*batch)
-    keras = CategoricalCrossentropy(
-        from_logits=True, label_smoothing=smoothing, reduction="none"
-    )
+    keras = CategoricalCrossentropy(from_logits=True, label_smoothing=smoothing, reduction="none")
     np.testing.assert_allclose(found, keras_values(keras, *batch, softmax=False), rtol=1e-5)
 
 

@@ -47,7 +47,10 @@ def test_compute_is_scikit_learn(answers) -> None:
 
 def test_scores_of_a_stack_are_those_of_each(answers) -> None:
     classes, truth, predicted = answers
-    half = [metrics.confusion_matrix(truth[p], predicted[p], classes) for p in (slice(30), slice(30, 60))]
+    half = [
+        metrics.confusion_matrix(truth[p], predicted[p], classes)
+        for p in (slice(30), slice(30, 60))
+    ]
     stacked = metrics.scores(np.stack(half))
     for i, matrix in enumerate(half):
         for name, value in stacked.items():

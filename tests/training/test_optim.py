@@ -87,13 +87,9 @@ def test_adamw_with_amsgrad_and_global_clip_is_keras_adamw() -> None:
     from keras.optimizers import AdamW
 
     assert_same(
-        ours(
-            config.Optim(name="adamw", lr=0.01, weight_decay=0.3, amsgrad=True, clip_norm=1.0)
-        ),
+        ours(config.Optim(name="adamw", lr=0.01, weight_decay=0.3, amsgrad=True, clip_norm=1.0)),
         keras(
-            lambda: AdamW(
-                learning_rate=0.01, weight_decay=0.3, amsgrad=True, global_clipnorm=1.0
-            )
+            lambda: AdamW(learning_rate=0.01, weight_decay=0.3, amsgrad=True, global_clipnorm=1.0)
         ),
     )
 
@@ -112,9 +108,7 @@ def test_inverse_time_is_keras_inverse_time_decay_in_the_optimizer() -> None:
     from keras.optimizers import SGD
     from keras.optimizers.schedules import InverseTimeDecay
 
-    settings = config.Optim(
-        name="sgd", lr=0.02, momentum=0.9, schedule="inverse-time", decay=0.25
-    )
+    settings = config.Optim(name="sgd", lr=0.02, momentum=0.9, schedule="inverse-time", decay=0.25)
     assert_same(
         ours(settings),
         keras(lambda: SGD(learning_rate=InverseTimeDecay(0.02, 1, 0.25), momentum=0.9)),
@@ -123,16 +117,10 @@ def test_inverse_time_is_keras_inverse_time_decay_in_the_optimizer() -> None:
 
 def test_schedules_follow_their_formulas() -> None:
     steps = np.arange(0, 40)
-    inverse = optim.make_schedule(
-        config.Optim(lr=1e-3, schedule="inverse-time", decay=5e-2), 10, 4
-    )
+    inverse = optim.make_schedule(config.Optim(lr=1e-3, schedule="inverse-time", decay=5e-2), 10, 4)
     np.testing.assert_allclose(
         [float(inverse(int(t))) for t in steps], 1e-3 / (1 + 5e-2 * steps), rtol=1e-6
     )
-    warm = optim.make_schedule(
-        config.Optim(lr=2e-3, schedule="cosine", warmup_epochs=1), 10, 4
-    )
-    wanted = np.where(
-        steps < 10, 2e-3 * steps / 10, 1e-3 * (1 + np.cos(np.pi * (steps - 10) / 30))
-    )
+    warm = optim.make_schedule(config.Optim(lr=2e-3, schedule="cosine", warmup_epochs=1), 10, 4)
+    wanted = np.where(steps < 10, 2e-3 * steps / 10, 1e-3 * (1 + np.cos(np.pi * (steps - 10) / 30)))
     np.testing.assert_allclose([float(warm(int(t))) for t in steps], wanted, rtol=1e-5, atol=1e-9)

@@ -58,93 +58,128 @@ def _slope(name: Activation, y: jax.Array) -> jax.Array:
     raise ValueError(f"no activation {name!r}")
 
 
-def _sigmoid(x: jax.Array) -> jax.Array:
-    # One tanh is cheaper on every backend than an exponential and a division.
-    return 0.5 * jnp.tanh(0.5 * x) + 0.5
+def _halves(hidden: int, dtype: jax.typing.DTypeLike) -> jax.Array:
+    """1/2 for the columns of the three sigmoid gates, 1 for the candidate's, f[4H].
+
+    sigmoid(x) = tanh(x/2)/2 + 1/2. With the weights so scaled before the scan, one tanh serves all
+    four gates in one pass, and what is kept for the backward pass is that tanh.
+    """
+    half = jnp.full((hidden,), 0.5, dtype)
+    return jnp.concatenate([half, half, 2 * half, half])
 
 
-def _gates(name: Activation, z: jax.Array) -> tuple[jax.Array, ...]:
+def _squash(name: Activation, z: jax.Array) -> jax.Array:
+    """tanh of the sigmoid gates' columns, the activation of the candidate's."""
+    if name == "tanh":
+        return jnp.tanh(z)
     i, f, g, o = jnp.split(z, 4, axis=-1)
-    return _sigmoid(i), _sigmoid(f), activate(name, g), _sigmoid(o)
+    return jnp.concatenate([jnp.tanh(i), jnp.tanh(f), activate(name, g), jnp.tanh(o)], axis=-1)
 
 
-def _step(name, weights, state, z, mask):
-    """One step; also what the backward pass needs of it."""
-    z = z + jnp.dot(state.h, weights, preferred_element_type=z.dtype)
-    i, f, g, o = _gates(name, z)
-    c = f * state.c + i * g
-    a = activate(name, c)
-    h = o * a
-    if mask is not None:
-        real = mask[:, None]
-        h, c = jnp.where(real, h, state.h), jnp.where(real, c, state.c)
-    return State(h, c), (jnp.concatenate([i, f, g, o], axis=-1), a)
+def _gates(squashed: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """Input, forget, candidate, output from what `_squash` gave."""
+    i, f, g, o = jnp.split(squashed, 4, axis=-1)
+    return 0.5 * i + 0.5, 0.5 * f + 0.5, g, 0.5 * o + 0.5
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _recur(name, z, weights, initial, mask):
-    """h of all steps [T, B, H] and the last state, from the projected inputs z [T, B, 4H]."""
+def _scan(name, dtype, x, kernel, recurrent_kernel, bias, initial, mask, keep):
+    """h of all steps [T, B, H], the last state, and what the backward pass needs if `keep`."""
+    steps, state_dtype = x.shape[0], kernel.dtype
+    scale = _halves(recurrent_kernel.shape[0], state_dtype)[None, :]
+    project, recur = (kernel * scale).astype(dtype), (recurrent_kernel * scale).astype(dtype)
+    z = jnp.dot(x.astype(dtype), project, preferred_element_type=state_dtype)
+    z = (z + (bias[None, :] * scale)[None]).astype(dtype)
 
-    def step(state, inputs):
-        state, _ = _step(name, weights, state, *inputs)
-        return state, state.h
+    def step(carry, inputs):
+        state, z = carry
+        index, real = inputs
+        z_step = lax.dynamic_index_in_dim(z, index, keepdims=False).astype(state_dtype)
+        h_part = jnp.dot(state.h.astype(dtype), recur, preferred_element_type=state_dtype)
+        squashed = _squash(name, z_step + h_part)
+        i, f, g, o = _gates(squashed)
+        c = f * state.c + i * g
+        h = o * activate(name, c)
+        if real is not None:
+            real = real[:, None]
+            h, c = jnp.where(real, h, state.h), jnp.where(real, c, state.c)
+        if keep:
+            # In place: a second [T, B, 4H] would cost its memory and the time to touch it.
+            z = lax.dynamic_update_index_in_dim(z, squashed.astype(dtype), index, 0)
+        return (State(h, c), z), (h.astype(dtype), state.c if keep else None)
 
-    last, h = lax.scan(step, initial, (z, mask))
+    (last, squashed), (h, c_before) = lax.scan(step, (initial, z), (jnp.arange(steps), mask))
+    return h, last, squashed, c_before
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _lstm(name, dtype, x, kernel, recurrent_kernel, bias, initial, mask):
+    h, last, _, _ = _scan(
+        name, dtype, x, kernel, recurrent_kernel, bias, initial, mask, keep=False
+    )
     return h, last
 
 
-def _recur_forward(name, z, weights, initial, mask):
-    def step(state, inputs):
-        state, (gates, a) = _step(name, weights, state, *inputs)
-        return state, (state.h, state.c, gates, a)
-
-    last, (h, c, gates, a) = lax.scan(step, initial, (z, mask))
-    return (h, last), (weights, initial, mask, h, c, gates, a)
+def _lstm_forward(name, dtype, x, kernel, recurrent_kernel, bias, initial, mask):
+    h, last, squashed, c_before = _scan(
+        name, dtype, x, kernel, recurrent_kernel, bias, initial, mask, keep=True
+    )
+    return (h, last), (x, kernel, recurrent_kernel, initial, mask, h, squashed, c_before)
 
 
-def _recur_backward(name, kept, cotangents):
-    weights, initial, mask, h, c, gates, a = kept
+def _lstm_backward(name, dtype, kept, cotangents):
+    x, kernel, recurrent_kernel, initial, mask, h, squashed, c_before = kept
     dh_all, dlast = cotangents
-    h_before = jnp.concatenate([initial.h[None], h[:-1]])
-    c_before = jnp.concatenate([initial.c[None], c[:-1]])
+    state_dtype = kernel.dtype
+    back = recurrent_kernel.T.astype(dtype)
+    split = partial(jnp.split, indices_or_sections=4, axis=-1)
 
     def step(carry, inputs):
         dh, dc = carry
-        dh_out, gates, a, c_before, mask = inputs
-        dh = dh + dh_out
-        i, f, g, o = jnp.split(gates, 4, axis=-1)
-        dh_step, dc_step = dh, dc
-        if mask is not None:
-            real = mask[:, None]
-            dh_step = jnp.where(real, dh, jnp.zeros_like(dh))
-            dc_step = jnp.where(real, dc, jnp.zeros_like(dc))
+        dh_out, squashed, c_before, real = inputs
+        squashed = squashed.astype(state_dtype)
+        dh = dh + dh_out.astype(state_dtype)
+        i, f, g, o = _gates(squashed)
+        # The slope of tanh(z/2)/2 + 1/2 is (1 - tanh^2) / 4.
+        i_slope, f_slope, _, o_slope = split(0.25 - 0.25 * squashed * squashed)
+        a = activate(name, f * c_before + i * g)
+        dh_step = dh if real is None else jnp.where(real[:, None], dh, jnp.zeros_like(dh))
+        dc_step = dc if real is None else jnp.where(real[:, None], dc, jnp.zeros_like(dc))
         dc_step = dc_step + dh_step * o * _slope(name, a)
-        dz = jnp.concatenate(
-            [
-                dc_step * g * i * (1 - i),
-                dc_step * c_before * f * (1 - f),
-                dc_step * i * _slope(name, g),
-                dh_step * a * o * (1 - o),
-            ],
-            axis=-1,
-        )
-        dh_before = lax.dot_general(
-            dz, weights, (((1,), (1,)), ((), ())), preferred_element_type=dh.dtype
-        )
+        dz = [
+            dc_step * g * i_slope,
+            dc_step * c_before * f_slope,
+            dc_step * i * _slope(name, g),
+            dh_step * a * o_slope,
+        ]
+        dz = jnp.concatenate(dz, axis=-1).astype(dtype)
+        dh_before = jnp.dot(dz, back, preferred_element_type=state_dtype)
         dc_before = dc_step * f
-        if mask is not None:
-            dh_before = jnp.where(real, dh_before, dh)
-            dc_before = jnp.where(real, dc_before, dc)
+        if real is not None:
+            dh_before = jnp.where(real[:, None], dh_before, dh)
+            dc_before = jnp.where(real[:, None], dc_before, dc)
         return (dh_before, dc_before), dz
 
-    (dh, dc), dz = lax.scan(step, tuple(dlast), (dh_all, gates, a, c_before, mask), reverse=True)
-    dweights = lax.dot_general(
-        h_before, dz, (((0, 1), (0, 1)), ((), ())), preferred_element_type=weights.dtype
+    inputs = (dh_all, squashed, c_before, mask)
+    (dh, dc), dz = lax.scan(step, tuple(dlast), inputs, reverse=True)
+
+    def weight_gradient(inputs):
+        inputs = inputs.astype(dtype)
+        contract = (((0, 1), (0, 1)), ((), ()))
+        return lax.dot_general(inputs, dz, contract, preferred_element_type=state_dtype)
+
+    h_before = jnp.concatenate([initial.h[None].astype(dtype), h[:-1]])
+    dx = jnp.dot(dz, kernel.T.astype(dtype), preferred_element_type=state_dtype)
+    return (
+        dx.astype(x.dtype),
+        weight_gradient(x),
+        weight_gradient(h_before),
+        jnp.sum(dz, axis=(0, 1), dtype=state_dtype),
+        State(dh, dc),
+        None,
     )
-    return dz, dweights, State(dh, dc), None
 
 
-_recur.defvjp(_recur_forward, _recur_backward)
+_lstm.defvjp(_lstm_forward, _lstm_backward)
 
 
 def lstm(
@@ -170,8 +205,8 @@ def lstm(
       mask: bool[B, T] (also if `time_major`), True where data is real. Another step keeps the
         state, and its output is the output before it.
       activation: of the candidate and of the cell's output.
-      dtype: what the matmuls compute in; the parameters' own by default. The state stays in the
-        parameters' dtype.
+      dtype: what the matmuls read, and of the returned h; the parameters' own by default. The
+        state stays in the parameters' dtype.
 
     Returns:
       h of every step, in x's order of axes, and the state after the last step, which with a mask
@@ -180,18 +215,14 @@ def lstm(
     Source: Keras 3, keras.layers.LSTM (papers 1 and 5 are Keras networks).
     """
     state_dtype = kernel.dtype
-    dtype = dtype or state_dtype
     if not time_major:
         x = jnp.swapaxes(x, 0, 1)
-    hidden = recurrent_kernel.shape[0]
-    z = jnp.dot(x.astype(dtype), kernel.astype(dtype), preferred_element_type=state_dtype)
-    z = z + bias[None, None, :]
     if initial is None:
-        zeros = jnp.zeros((x.shape[1], hidden), state_dtype)
+        zeros = jnp.zeros((x.shape[1], recurrent_kernel.shape[0]), state_dtype)
         initial = State(zeros, zeros)
     mask = None if mask is None else mask.T
-    args = _vary_alike((z, recurrent_kernel, State(*initial), mask))
-    h, last = _recur(activation, *args)
+    arrays = _vary_alike((x, kernel, recurrent_kernel, bias, State(*initial), mask))
+    h, last = _lstm(activation, jnp.dtype(dtype or state_dtype), *arrays)
     return (h if time_major else jnp.swapaxes(h, 0, 1)), last
 
 
