@@ -41,10 +41,12 @@ def demo(out: Path, *, workers: int | None = None, seed: int = 0) -> tuple[dict[
     from fer_jax.evaluation.pipeline import train_and_report
     from fer_jax.progress import Progress
     from preprocessing.build import make_recipe, preprocess
+    from preprocessing.executors import available_cores
     from preprocessing.model_files import landmarker_path
     from preprocessing.synthesize import synthesize
 
     start = time.monotonic()
+    workers = workers or available_cores()
     raw, records, run = out / "raw", out / "records", out / "run"
     with Progress("generate", "videos") as progress:
         synthesize(raw, subjects=SUBJECTS, seed=seed, workers=workers, on_progress=progress)
@@ -64,7 +66,7 @@ def demo(out: Path, *, workers: int | None = None, seed: int = 0) -> tuple[dict[
             on_progress=lambda done, total, bad: progress(done, total, f"{bad} quarantined"),
         )
     config = experiment(records)
-    metrics, text = train_and_report(config, run)
+    metrics, text = train_and_report(config, run, command=f"fer-jax demo {out}")
     clips = corpus.load(records)
     unseen = clips[int(make_split(clips, config.protocol).test[0])]
     with Progress("predict", "frames") as progress:

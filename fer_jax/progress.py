@@ -20,7 +20,7 @@ class Progress:
         self._title, self._unit = title, unit
         self._bar = self._task = None
         self._last = self._start = time.monotonic()
-        self._shown = (-1, -1)
+        self._shown: tuple[int, int, str] | None = None
 
     def __enter__(self) -> Progress:
         if sys.stderr.isatty():
@@ -54,8 +54,8 @@ class Progress:
             return
         now = time.monotonic()
         due = now - self._last >= LINE_EVERY_S or done == total
-        if due and (done, total) != self._shown:
-            self._last, self._shown = now, (done, total)
+        if due and (done, total, note) != self._shown:
+            self._last, self._shown = now, (done, total, note)
             seconds = now - self._start
             rest = f", {note}" if note else ""
             print(

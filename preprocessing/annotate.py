@@ -113,12 +113,13 @@ def _same_frames(clip: Clip, frames: Iterable[Frame]) -> Iterable[tuple[int, Fra
 def _cadence(time_ms: np.ndarray) -> tuple[float, np.ndarray]:
     """A constant rate, frames a second, and how often each frame is shown: i64[T].
 
-    The mean rate where frames are evenly spaced: each is shown once. Else the most common one.
+    The mean rate where frames are evenly spaced: each is shown once. Else that of the densest
+    stretch, so that hardly a frame is lost.
     """
     times = np.asarray(time_ms, float)
     steps = np.diff(times)
-    mean, median = float(steps.mean()), float(np.median(steps))
-    interval = max(mean if abs(mean - median) < 0.1 * mean else median, 1.0)
+    mean, dense = float(steps.mean()), float(np.quantile(steps, 0.1))
+    interval = max(mean if abs(mean - dense) < 0.1 * mean else dense, 1.0)
     starts = np.append(times, times[-1] + interval) - times[0]
     repeats = np.diff(np.rint(starts / interval).astype(np.int64))
     return 1000.0 / interval, np.clip(repeats, 0, round(PAUSE_MS / interval) + 1)

@@ -24,8 +24,8 @@ Blob = tuple[tuple[int | tuple[int, ...], ...], float, float, float]
 ACTION_UNITS: Mapping[str, tuple[Blob, ...]] = {
     "AU1 inner brow raiser": (((21,), 0.02, -0.15, 0.17), ((20,), 0, -0.06, 0.16)),
     "AU2 outer brow raiser": (((17, 18, 19), 0, -0.13, 0.16),),
-    "AU4 brow lowerer": (((20, 21), 0.09, 0.13, 0.20), ((18, 19), 0.03, 0.07, 0.20)),
-    "AU5 upper lid raiser": (((37, 38), 0, -0.07, 0.09),),
+    "AU4 brow lowerer": (((20, 21), 0.09, 0.10, 0.18), ((18, 19), 0.03, 0.05, 0.18)),
+    "AU5 upper lid raiser": (((37, 38), 0, -0.06, 0.08), ((40, 41), 0, 0.02, 0.08)),
     "AU6 cheek raiser": ((((2, 31),), 0, -0.10, 0.28), ((40, 41), 0, -0.04, 0.10)),
     "AU7 lid tightener": (((37, 38), 0, 0.04, 0.09), ((40, 41), 0, -0.035, 0.09)),
     "AU9 nose wrinkler": (((31,), 0, -0.10, 0.17), ((21, 27), 0.03, 0.05, 0.18)),
@@ -184,11 +184,15 @@ def _near(points: np.ndarray, centres: Sequence[int | tuple[int, ...]], width: f
 def _pull(blobs: Sequence[Blob], landmarks: np.ndarray, unit: float) -> np.ndarray:
     """f32[2, G, G, 2], displacement in pixels by a unit's left and right side."""
     field = np.zeros((_FIELD, _FIELD, 2), np.float32)
+    eyes = _near(landmarks, range(36, 48), 0.09 * unit)
     for centres, inward, down, width in blobs:
         left = _near(landmarks, centres, width * unit)
         right = _near(landmarks[MIRROR], centres, width * unit)
-        field[..., 0] += inward * unit * (left - right)
-        field[..., 1] += down * unit * (1 - (1 - left) * (1 - right))
+        # A brow that rises leaves the eye behind, one that sinks weighs on it.
+        at_eyes = any(36 <= point < 48 for centre in centres for point in np.atleast_1d(centre))
+        free = 1 if at_eyes or down > 0 else 1 - 0.8 * eyes
+        field[..., 0] += inward * unit * (left - right) * free
+        field[..., 1] += down * unit * (1 - (1 - left) * (1 - right)) * free
     middle = landmarks[27:31, 0].mean()
     is_left = 1 / (1 + np.exp((_field_grid()[..., :1] - middle) / (0.08 * unit)))
     return np.stack((field * is_left, field * (1 - is_left))).astype(np.float32)

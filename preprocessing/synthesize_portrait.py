@@ -181,7 +181,7 @@ def _straighten_teeth(image: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
 
 
 def _neutralise(image: np.ndarray, smiling: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Close the mouth and bring its corners in and down.
+    """Close the mouth, bring its corners in and down, and clear the forehead.
 
     The lips are two sheets that meet at the mouth line. Each has a warp of its own, exact at the
     landmarks, so the teeth between them vanish without a smear.
@@ -198,14 +198,18 @@ def _neutralise(image: np.ndarray, smiling: np.ndarray) -> tuple[np.ndarray, np.
     neutral[[49, 50, 51, 52, 53], 1] = line - unit * np.array([0.09, 0.145, 0.125, 0.145, 0.09])
     neutral[[59, 58, 57, 56, 55], 1] = line + unit * np.array([0.10, 0.165, 0.18, 0.165, 0.10])
     cheeks = np.array([smiling[[i, j]].mean(0) for i, j in ((3, 48), (13, 54), (2, 31), (14, 35))])
+    # The fringe goes up a little: detectors mistake its edge for raised brows.
+    fringe = smiling[[18, 20, 27, 23, 25]].copy()
+    fringe[:, 1] = smiling[17:27, 1].mean() - 0.4 * unit
     still = [*range(0, 17, 2), *range(17, 48, 2), 31, 33, 35]
     pixels = grid()
     maps = []
     for lip in ([48, *range(49, 54), *range(60, 65)], [48, *range(54, 60), 60, *range(64, 68)]):
         if 54 not in lip:
             lip = [*lip, 54]
-        to = np.concatenate((neutral[lip], smiling[still], cheeks + (0, 0.05 * unit)))
-        source = np.concatenate((smiling[lip], smiling[still], cheeks))
+        to = (neutral[lip], smiling[still], cheeks + (0, 0.05 * unit), fringe - (0, 0.2 * unit))
+        to = np.concatenate(to)
+        source = np.concatenate((smiling[lip], smiling[still], cheeks, fringe))
         maps.append(pixels + _interpolate(pixels, to, source - to, 0.3 * unit))
     # Hard seam between the corners, soft beyond them, where both sheets nearly agree.
     beyond = np.maximum(np.abs(pixels[..., 0] - middle[0]) - 0.38 * unit, 0)

@@ -1,7 +1,11 @@
 """Strict JAX for every test: eight CPU devices, no silent rank promotion."""
 
+import contextlib
+import io
 import os
 from pathlib import Path
+from types import SimpleNamespace
+from typing import NamedTuple
 
 import pytest
 
@@ -41,3 +45,113 @@ def landmarker_model(shared: Path) -> Path:
     if not path.is_file():
         pytest.skip(f"no {path}")
     return path
+
+
+WORDS = ("HAP", "SAD", "NEU")
+
+
+def make_face_clips(count: int = 60, seed: int = 0) -> list:
+    """Clips of 10 subjects, 9 to 12 frames: 68 noisy points that drift as the emotion wants.
+
+    Every fourth clip lacks its third frame.
+    """
+    import numpy as np
+
+    from fer_jax.records import Clip
+
+    rng = np.random.default_rng(seed)
+    face = rng.uniform(20, 80, (68, 2))
+    direction = rng.normal(size=(len(WORDS), 68, 2))
+    clips = []
+    for i in range(count):
+        length = 9 + i % 4
+        time = np.linspace(0, 6, length)[:, None, None]
+        points = face + time * direction[i % len(WORDS)] + rng.normal(0, 12, (length, 68, 2))
+        found = np.ones(length, bool)
+        found[2] = i % 4 != 0
+        points[~found] = np.nan
+        box = np.tile(np.float32([10, 10, 90, 90]), (length, 1))
+        box[~found] = np.nan
+        clips.append(
+            Clip(
+                clip_id=f"tiny/{i:03d}",
+                corpus="tiny",
+                subject=f"s{i % 10}",
+                emotion=WORDS[i % len(WORDS)],
+                recording=f"r{i:03d}",
+                source=f"{i:03d}.mp4",
+                fps=25.0,
+                duration_ms=40.0 * length,
+                width=100,
+                height=100,
+                frame_index=np.arange(length, dtype=np.int32),
+                time_ms=np.arange(length, dtype=np.float32) * 40,
+                face_found=found,
+                box=box,
+                landmarks68=points.astype(np.float32),
+            )
+        )
+    return clips
+
+
+def write_face_records(out: Path, clips: list) -> Path:
+    from fer_jax.records import encode
+    from preprocessing import writer
+
+    out.mkdir(parents=True)
+    info = writer.write_shard(out / writer.shard_name("tiny", 0, 1), map(encode, clips))
+    writer.write_dataset_info(
+        out, "tiny", [info.records], info.bytes, ("landmarks68",), None, "png", {}
+    )
+    return out
+
+
+TINY_CONFIG = """
+from fer_jax.config import LSTM, Checkpoint, Data, Experiment, Optim, Parallel, Protocol, Track
+from fer_jax.config import Train
+
+
+def experiment():
+    return Experiment(
+        name="tiny",
+        reported={"accuracy": 0.9},
+        data=Data(features="distances-104", length="sections", frames=5),
+        protocol=Protocol(validation=0.2, test=0.3),
+        model=LSTM(units=(8,), dropout=0.1),
+        optim=Optim(lr=0.01),
+        train=Train(epochs=4, batch=32),
+        parallel=Parallel(devices=1),
+        checkpoint=Checkpoint(every_seconds=0),
+        track=Track(tensorboard=False),
+    )
+"""
+
+
+class TinyRun(NamedTuple):
+    """A run that `fer-jax train` made: its directory, config, records and what was printed."""
+
+    dir: Path
+    config: Path
+    records: Path
+    printed: str
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
+    """A trained, evaluated and reported run of a small LSTM. Tests copy what they change."""
+    from fer_jax.cli import main
+
+    root = tmp_path_factory.mktemp("tiny")
+    records = write_face_records(root / "records", make_face_clips())
+    config = root / "tiny.py"
+    config.write_text(TINY_CONFIG)
+    words = ["train", str(config), "--out", str(root / "run"), "--data.dir", str(records), "--json"]
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        assert main(words) == 0
+    return TinyRun(root / "run", config, records, printed.getvalue())
+
+
+@pytest.fixture(scope="session")
+def face_corpus() -> SimpleNamespace:
+    """How the records of `tiny_run` are made: `clips(count, seed)` and `write(out, clips)`."""
+    return SimpleNamespace(clips=make_face_clips, write=write_face_records)

@@ -22,7 +22,6 @@ from fer_jax.training import loop
 from fer_jax.training.run_directory import write_text
 
 if TYPE_CHECKING:
-    from preprocessing.extract import Extractor
     from preprocessing.video import Frame
 
 #: What preprocessing must extract for a stream.
@@ -139,9 +138,11 @@ def predict_files(
         for path in paths:
             target = out / _free_stem(path, stems)
             try:
-                clip = _extract(extractor, path, on_progress)
-                found = _predict_file(predictor, path, clip, target, video)
-            except (VideoError, NoFaceError) as error:
+                named = Clip(clip_id=path.stem, corpus="file", source=str(path))
+                clip = extractor.extract(named, _read(path, "reading", on_progress))
+                again = _read(path, "annotating", on_progress) if video else None
+                found = _predict_file(predictor, path, clip, target, again)
+            except (VideoError, NoFaceError, UserError) as error:
                 skipped.append({"file": str(path), "reason": str(error)})
             except OSError as error:
                 raise UserError(f"cannot write {target}: {error.strerror or error}") from error
@@ -161,36 +162,37 @@ def _free_stem(path: Path, taken: Collection[str]) -> str:
     return next(name for name in names if name not in taken)
 
 
-def _extract(
-    extractor: Extractor, path: Path, on_progress: Callable[[int, int, str], None] | None
-) -> Clip:
+def _read(
+    path: Path, doing: str, on_progress: Callable[[int, int, str], None] | None
+) -> Iterator[Frame]:
+    """The frames of a file, counted."""
     from preprocessing.video import probe, read_frames
 
     total = max(probe(path).frames, 1)
-
-    def counted() -> Iterator[Frame]:
-        for number, frame in enumerate(read_frames(path), 1):
-            if on_progress is not None:
-                on_progress(number, max(total, number), path.name)
-            yield frame
-
-    return extractor.extract(Clip(clip_id=path.stem, corpus="file", source=str(path)), counted())
+    for number, frame in enumerate(read_frames(path), 1):
+        if on_progress is not None:
+            on_progress(number, max(total, number), f"{doing} {path.name}")
+        yield frame
 
 
 def _predict_file(
-    predictor: Predictor, path: Path, clip: Clip, target: Path, video: bool
+    predictor: Predictor,
+    path: Path,
+    clip: Clip,
+    target: Path,
+    frames: Iterator[Frame] | None,
 ) -> dict[str, Any]:
-    """Predicts one extracted file and writes its results; the table comes last."""
+    """Predicts one extracted file and writes its results; the table comes last.
+
+    `frames` are the file's frames, for the annotated copy; None writes none.
+    """
     from preprocessing.annotate import write_annotated
-    from preprocessing.video import read_frames
 
     by_frame, verdict = predictor.frames(clip), predictor.clip(clip)
     target.parent.mkdir(parents=True, exist_ok=True)
     annotated = None
-    if video:
-        annotated = str(
-            write_annotated(target, read_frames(path), clip, by_frame, predictor.classes)
-        )
+    if frames is not None:
+        annotated = str(write_annotated(target, frames, clip, by_frame, predictor.classes))
     table = target.with_name(f"{target.name}.frames.csv")
     write_text(table, _frames_csv(clip, by_frame, predictor.classes))
     best = int(verdict.argmax())

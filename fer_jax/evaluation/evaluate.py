@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import json
-import os
-import platform
-import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-import fer_jax
-from fer_jax.data import batches, corpus, protocols
+from fer_jax.data import audit, batches, corpus, protocols
 from fer_jax.data.geometry import stream_of
 from fer_jax.errors import UserError
 from fer_jax.evaluation.confidence import clustered_intervals
 from fer_jax.evaluation.inference import make_inference
+from fer_jax.evaluation.provenance import code_version, hardware
 from fer_jax.records import Clip
 from fer_jax.training import loop, metrics
 from fer_jax.training.run_directory import write_text
 
 BATCH = 256
+#: Below this, intervals that draw clusters are too narrow (Cameron, Gelbach and Miller, 2008).
+FEW_CLUSTERS = 10
 
 
 def evaluate(
@@ -33,16 +33,23 @@ def evaluate(
     """Evaluate the best checkpoint of a run and write what it found into the run directory.
 
     On the run's own records the clips of `split` are evaluated, and metrics.json and
-    predictions.csv are written. On other records all clips that carry a label of the run's
-    label space are, and the files lie in `<run>/evaluations/<name of the records>/`.
+    predictions.csv are written; where `split` is not "test", into `<run>/evaluations/<split>/`.
+    On other records every clip is that the run neither trained nor validated on (told by clip id,
+    since the same corpus may have been extracted again), and the files lie in
+    `<run>/evaluations/<name of the records>/`. Clips whose emotion the run's label space leaves out
+    are not evaluated; `left_out` counts them.
 
     Args:
       run: a run directory.
       data: a record directory; None is the one that the run was trained on.
-      split: "train", "validation" or "test" of the run's own protocol.
+      split: "train", "validation" or "test" of the run's own protocol; its own records only.
 
     Returns:
-      the content of metrics.json (design, section 6).
+      the content of metrics.json: accuracy, uar, macro_f1, per_class, n and confusion (see
+      `training.metrics.compute`), ci95 with ci95_clusters (what was drawn) and ci95_drawn (of how
+      many), by_clip where a clip gives several samples, cross_entropy, classes, protocol, split,
+      split_sha256, subject_overlap, twin_overlap, audit, data_sha256, code_version, hardware,
+      experiment, epoch, and reported: what the config says that the paper reports.
 
     Raises:
       UserError: no such run or records, or nothing in them to evaluate.
@@ -56,7 +63,16 @@ def evaluate(
     own = records.data_sha256 == facts["data_sha256"]
     if own:
         parts = protocols.make_split(clips, experiment.protocol)
+        if parts.sha256 != facts["split_sha256"]:
+            raise UserError(
+                f"this version of FER-JAX does not divide {where} as the one that trained {run}: "
+                "evaluate with that version, or train again"
+            )
         indices, audited = getattr(parts, split), facts["audit"]
+        if split != "test":
+            audited = audit.audit(clips, dataclasses.replace(parts, test=indices))
+        if split == "train":
+            indices = batches.apply_caps(clips, indices, experiment.data)
         out = run if split == "test" else run / "evaluations" / split
     elif data is None:
         raise UserError(
@@ -64,12 +80,15 @@ def evaluate(
             f"them again as they were, or name other records: `fer-jax evaluate {run} DATA`"
         )
     else:
-        parts = protocols.everything(clips, f"all of {records.name}")
-        indices, audited = parts.test, {}
+        parts = _unseen(run, records.name, clips)
+        indices = parts.test
+        # Without a clip in common nothing is known of subjects that two corpora may share.
+        audited = audit.audit(clips, parts) if len(parts.train) else {}
         out = run / "evaluations" / where.resolve().name
+    if not len(indices):
+        what = f"no {split} part" if own else f"no clip that {run} did not see in training"
+        raise UserError(f"{where}: there is {what} to evaluate")
     samples = batches.make_samples(clips, indices, loaded.label_space, experiment.data)
-    if not len(samples):
-        raise UserError(f"{where}: there is no {split} part to evaluate")
 
     infer = make_inference(loaded, BATCH)
     probabilities = infer(zip(samples.raw, samples.frame_mask, strict=True))
@@ -78,6 +97,7 @@ def evaluate(
         "protocol": parts.name,
         "split": split if own else "all",
         "split_sha256": parts.sha256,
+        "left_out": {"no_class": samples.unlabelled, "no_face": samples.faceless},
         "subject_overlap": audited.get("subject_overlap"),
         "twin_overlap": audited.get("twin_overlap"),
         "audit": audited.get("verdict"),
@@ -104,11 +124,11 @@ def _metrics(
     predicted = probabilities.argmax(-1)
     confusion = metrics.confusion_matrix(samples.label, predicted, len(classes))
     found = metrics.compute(confusion, classes)
-    cluster = _clusters(samples.clip, clips)
+    kind, name_of = _clusters(samples.clip, clips)
+    cluster = [name_of[i] for i in samples.clip]
     found["ci95"] = clustered_intervals(samples.label, predicted, cluster, len(classes))
-    found["ci95_clusters"] = (
-        "subject" if all(clips[i].subject for i in set(samples.clip)) else "clip"
-    )
+    found["ci95_clusters"] = kind
+    found["ci95_drawn"] = len(set(cluster))
     eps = np.finfo(np.float32).tiny
     picked = probabilities[np.arange(len(predicted)), samples.label]
     found["cross_entropy"] = float(-np.log(np.maximum(picked, eps)).mean())
@@ -120,13 +140,36 @@ def _metrics(
         matrix = metrics.confusion_matrix(label, verdict, len(classes))
         found["by_clip"] = metrics.compute(matrix, classes)
         found["by_clip"]["ci95"] = clustered_intervals(
-            label, verdict, _clusters(clip, clips), len(classes)
+            label, verdict, [name_of[i] for i in clip], len(classes)
         )
     return found
 
 
-def _clusters(indices: np.ndarray, clips: Sequence[Clip]) -> list[str]:
-    return [clips[i].subject or clips[i].recording or clips[i].clip_id for i in indices]
+def _clusters(indices: np.ndarray, clips: Sequence[Clip]) -> tuple[str, dict[int, str]]:
+    """What the clips at `indices` are drawn by for intervals, and the cluster of each.
+
+    Subjects, unless one is unknown or there is only one: then recordings or single clips.
+    """
+    used = sorted(set(indices.tolist()))
+    subjects = {i: clips[i].subject for i in used}
+    if all(subjects.values()) and len(set(subjects.values())) > 1:
+        return "subject", subjects
+    return "clip", {i: clips[i].recording or clips[i].clip_id for i in used}
+
+
+def _unseen(run: Path, name: str, clips: Sequence[Clip]) -> protocols.Split:
+    """Other records, divided by what the run did with a clip of that id; the rest tests."""
+    with (run / "split.csv").open(newline="") as file:
+        seen = {row["clip_id"]: row["part"] for row in csv.DictReader(file)}
+    whole = protocols.everything(clips, f"all of {name}")
+    part = np.array([seen.get(clips[i].clip_id, "test") for i in whole.test], dtype=object)
+    if (part == "test").all():
+        return whole
+    return dataclasses.replace(
+        whole,
+        name=f"all of {name} that training did not see",
+        **{one: whole.test[part == one] for one in protocols.PARTS},
+    )
 
 
 def _predictions(
@@ -149,43 +192,6 @@ def _predictions(
     return text.getvalue()
 
 
-def code_version() -> str:
-    """The version of this code, with the commit where it runs from a checkout."""
-    root = Path(__file__).resolve().parents[2]
-    if (root / ".git").exists():
-        try:
-            commit = subprocess.run(
-                ["git", "describe", "--always", "--dirty", "--abbrev=12"],
-                cwd=root, capture_output=True, text=True, timeout=10, check=True,
-            ).stdout.strip()  # fmt: skip
-            return f"{fer_jax.__version__}+{commit}"
-        except (OSError, subprocess.SubprocessError):
-            return fer_jax.__version__
-    return fer_jax.__version__
-
-
-def hardware() -> str:
-    """The devices that JAX computes on, and the processor where that is the CPU."""
-    import jax
-
-    devices = jax.local_devices()
-    kind = devices[0].device_kind
-    if devices[0].platform == "cpu":
-        kind = f"{_processor()}, {len(os.sched_getaffinity(0))} cores"
-        return f"CPU: {kind}"
-    return f"{len(devices)} x {kind}"
-
-
-def _processor() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
-
-
 def render(found: dict[str, Any]) -> str:
     """Metrics as a small table, beside the paper's where the config names them."""
     reported = found.get("reported", {})
@@ -196,6 +202,18 @@ def render(found: dict[str, Any]) -> str:
         row = f"{name:10}{found[name]:8.4f}  {f'{low:.4f} - {high:.4f}':>16}"
         lines.append(row + (f"  {reported[name]:.4f}" if name in reported else ""))
     lines.append(f"chance    {1 / len(found['classes']):8.4f}")
+    if "by_clip" in found:
+        clip = found["by_clip"]
+        values = ", ".join(f"{name} {clip[name]:.4f}" for name in ("accuracy", "uar", "macro_f1"))
+        lines.append(f"by clip ({clip['n']} clips, mean of their samples): {values}")
+    lines.append(f"intervals: {interval_note(found)}")
     if found["audit"]:
         lines.append(f"audit: {found['audit']}")
     return "\n".join(lines)
+
+
+def interval_note(found: dict[str, Any]) -> str:
+    """What the intervals were drawn from, and what to think of it where there is little."""
+    text = f"bootstrap over {found['ci95_drawn']} {found['ci95_clusters']}s"
+    few = found["ci95_drawn"] < FEW_CLUSTERS
+    return f"{text}: so few make them too narrow" if few else text

@@ -6,68 +6,31 @@ anywhere, even with kill -9, gives the same result to the bit when it is started
 
 from __future__ import annotations
 
-import dataclasses
-import logging
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from fer_jax.config import Experiment
-from fer_jax.data import batches, protocols
+from fer_jax.data import batches
 from fer_jax.errors import UserError
 from fer_jax.training import checkpoint, metrics, parallel
 from fer_jax.training.interrupts import Interrupted, Interrupts
-from fer_jax.training.job import Job, load_dataset, make_job
+from fer_jax.training.job import Job
 from fer_jax.training.metrics import Metrics
-from fer_jax.training.monitor import Monitor
 from fer_jax.training.pace import Pace, run_calls
-from fer_jax.training.run_directory import (
-    History,
-    LoadedRun,
-    checkpoints_of,
-    claim,
-    empty,
-    load_run,
-)
-from fer_jax.training.state import TrainState, snapshot, to_host
+from fer_jax.training.progress import Progress, begin, due, no_metrics, restore_point, save, to_meta
+from fer_jax.training.run_directory import History, LoadedRun, checkpoints_of, claim, load_run
+from fer_jax.training.state import snapshot, to_host
 from fer_jax.training.tracking import Tracker
 
 __all__ = ["Interrupted", "LoadedRun", "load_run", "train"]
 
 #: Called with epochs done, epochs in all and the figures of the last one.
 OnProgress = Callable[[int, int, str], None]
-_LOG = logging.getLogger(__name__)
-
-
-@dataclass
-class Progress:
-    """How far a run is: what a checkpoint holds.
-
-    Attributes:
-      state: on the devices; its memory goes into the next step.
-      counted: training metrics of the epoch so far.
-      best: the best variables so far.
-      step: steps done.
-      epoch: epochs done, validated and in the history.
-      finished: why training is over; "" while it is not.
-      saved_epoch, saved_time: of the last save.
-    """
-
-    state: TrainState
-    counted: Metrics
-    best: dict[str, Any]
-    step: int = 0
-    epoch: int = 0
-    monitor: Monitor = Monitor()
-    finished: str = ""
-    saved_epoch: int = 0
-    saved_time: float = field(default_factory=time.monotonic)
 
 
 def train(
@@ -95,11 +58,11 @@ def train(
     run = Path(run_dir)
     notes: list[str] = []
     with claim(run, experiment), Interrupts() as interrupts:
-        found = _restore_point(run, notes)
+        found = restore_point(run, notes)
         if found is not None and found[1]["progress"]["finished"]:
             notes.append(f"{run} is finished: nothing to train")
             return _summary(run, experiment, found[1], notes)
-        job, progress = _prepare(experiment, run, found, notes)
+        job, progress = begin(experiment, run, found, notes)
         settings, history = experiment.train, History(run)
         tracker = Tracker(run / "tensorboard", progress.epoch + 1, experiment.track.tensorboard)
         notes += [tracker.note] if tracker.note else []
@@ -116,8 +79,8 @@ def train(
                     tracker.write(progress.epoch, line)
                     if on_progress is not None:
                         on_progress(progress.epoch, settings.epochs, _figures(line))
-                if _due(experiment, progress) or interrupts.signum:
-                    _save(job, progress, checkpoints)
+                if due(experiment, progress) or interrupts.signum:
+                    save(job, progress, checkpoints)
                 if interrupts.signum and not progress.finished:
                     checkpoints.wait()
                     where = f"epoch {progress.epoch + 1} of {settings.epochs}"
@@ -127,83 +90,7 @@ def train(
         finally:
             checkpoints.close()
             tracker.close()
-        return _summary(run, experiment, _meta(job, progress), notes)
-
-
-def _restore_point(run: Path, notes: list[str]) -> tuple[int, dict[str, Any]] | None:
-    """The step and meta of the newest intact checkpoint; None where there is none yet."""
-    directory = checkpoints_of(run)
-    if not checkpoint.sealed_steps(directory):
-        return None
-    step, problems = checkpoint.find_intact(directory)
-    for problem in problems:
-        notes.append(f"{problem}: went back to the checkpoint of step {step}")
-        _LOG.warning(notes[-1])
-    return step, checkpoint.read(directory, step, {"meta": None})["meta"]
-
-
-def _prepare(
-    experiment: Experiment,
-    run: Path,
-    found: tuple[int, dict[str, Any]] | None,
-    notes: list[str],
-) -> tuple[Job, Progress]:
-    """Reads the data, and starts from new parameters or from a checkpoint."""
-    dataset = load_dataset(experiment)
-    classes = len(dataset.label_space.classes)
-    if found is None:
-        job = make_job(experiment, dataset)
-        state = job.first_state()
-        progress = Progress(_place(state, job), _no_metrics(job), _place(state.variables, job))
-    else:
-        step, meta = found
-        _same_data(meta["facts"], dataset.facts, experiment)
-        directory = checkpoints_of(run)
-        best = checkpoint.read(directory, step, {"best": None})["best"]
-        job = make_job(experiment, dataset, batches.Statistics(**best["statistics"]))
-        shape = empty(jax.eval_shape(job.first_state))
-        template = {**_fields(shape), "counted": tuple(metrics.no_metrics(classes))}
-        tree = checkpoint.read(directory, step, {"state": template})["state"]
-        counted = parallel.replicate(Metrics(*tree.pop("counted")), job.mesh)
-        variables = {"params": best["params"], "stats": best["stats"]}
-        said = meta["progress"]
-        progress = Progress(
-            _place(TrainState(**tree), job),
-            counted,
-            _place(variables, job),
-            step=step,
-            epoch=said["epoch"],
-            monitor=Monitor(**said["monitor"]),
-            saved_epoch=said["epoch"],
-        )
-        notes.append(f"went on after epoch {progress.epoch} of {experiment.train.epochs}")
-        _LOG.info(notes[-1])
-    History(run).rewind(progress.epoch)
-    protocols.save_split(run / "split.csv", dataset.split)
-    return job, progress
-
-
-def _same_data(before: dict[str, Any], now: dict[str, Any], experiment: Experiment) -> None:
-    for key in ("data_sha256", "split_sha256"):
-        if before[key] != now[key]:
-            raise UserError(
-                f"{experiment.data.dir} does not hold the records that this run began with "
-                f"({key} {now[key][:12]}, was {before[key][:12]}): give those with --data.dir, or "
-                "train in another directory"
-            )
-
-
-def _fields(state: TrainState) -> dict[str, Any]:
-    return {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
-
-
-def _place(tree: Any, job: Job) -> Any:
-    """On every device, in memory of its own, since a step takes the state's memory."""
-    return snapshot(parallel.replicate(tree, job.mesh))
-
-
-def _no_metrics(job: Job) -> Metrics:
-    return parallel.replicate(metrics.no_metrics(len(job.label_space.classes)), job.mesh)
+        return _summary(run, experiment, to_meta(job, progress), notes)
 
 
 def _train_epoch(
@@ -248,7 +135,7 @@ def _finish_epoch(job: Job, progress: Progress, pace: Pace, began: float) -> dic
     line: dict[str, Any] = {"epoch": epoch, "step": progress.step}
     trained = to_host(progress.counted)
     line |= {f"train/{name}": value for name, value in _scores(trained).items()}
-    progress.counted = _no_metrics(job)
+    progress.counted = no_metrics(job)
     if job.validation is not None and (last or epoch % settings.evaluate_every == 0):
         validated = _validate(job, progress, pace)
         line |= {f"validation/{name}": value for name, value in _scores(validated).items()}
@@ -266,7 +153,7 @@ def _finish_epoch(job: Job, progress: Progress, pace: Pace, began: float) -> dic
             progress.finished = "early stop"
     if last:
         progress.finished = progress.finished or "epochs"
-    line["lr"] = float(job.schedule(progress.step))
+    line["lr"] = float(np.asarray(job.schedule(progress.step)))
     line["seconds"] = round(time.monotonic() - began, 4)
     return line
 
@@ -275,7 +162,7 @@ def _validate(job: Job, progress: Progress, pace: Pace) -> Metrics:
     batch = job.experiment.train.batch
     order = batches.pad_batches(np.arange(job.validation_size), batch)
     index, weight = parallel.deal(*order, job.mesh)
-    counted = _no_metrics(job)
+    counted = no_metrics(job)
     variables = progress.state.variables
 
     def call(start: Any, stop: Any) -> Metrics:
@@ -297,38 +184,6 @@ def _figures(line: dict[str, Any]) -> str:
     if "validation/accuracy" in line:
         shown.append(f"validation {line['validation/accuracy']:.3f}")
     return ", ".join(shown)
-
-
-def _due(experiment: Experiment, progress: Progress) -> bool:
-    settings = experiment.checkpoint
-    epochs = progress.epoch - progress.saved_epoch
-    seconds = time.monotonic() - progress.saved_time
-    enough = epochs >= settings.every_epochs and seconds >= settings.every_seconds
-    return bool(progress.finished) or enough
-
-
-def _save(job: Job, progress: Progress, checkpoints: checkpoint.Checkpoints) -> None:
-    """Starts to save. The last and the best state are one checkpoint, so they always agree."""
-    state = {**_fields(to_host(progress.state)), "counted": tuple(to_host(progress.counted))}
-    if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state["params"])):
-        raise UserError(
-            f"parameters are not finite in epoch {progress.epoch}: lower --optim.lr (now "
-            f"{job.experiment.optim.lr:g}) or set --optim.clip_norm 1, in another run directory"
-        )
-    best = {**to_host(progress.best), "statistics": to_host(job.statistics)._asdict()}
-    checkpoints.save(progress.step, state, best, _meta(job, progress))
-    progress.saved_epoch, progress.saved_time = progress.epoch, time.monotonic()
-
-
-def _meta(job: Job, progress: Progress) -> dict[str, Any]:
-    return {
-        "progress": {
-            "epoch": progress.epoch,
-            "monitor": dataclasses.asdict(progress.monitor),
-            "finished": progress.finished,
-        },
-        "facts": {**job.facts, "parameters": job.parameters},
-    }
 
 
 def _summary(

@@ -36,8 +36,9 @@ def scale_by_adam(amsgrad: bool = False) -> optax.GradientTransformation:
         zeros = jax.tree.map(jnp.zeros_like, params)
         return AdamState(jnp.zeros((), jnp.int32), zeros, zeros, zeros if amsgrad else ())
 
-    def update(grads: Any, state: AdamState, params: Any = None) -> tuple[Any, AdamState]:
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, AdamState]:
         del params
+        grads = updates
         count = state.count + 1
         mean = jax.tree.map(lambda m, g: m + (g - m) * (1 - BETA_1), state.mean, grads)
         square = jax.tree.map(
@@ -46,10 +47,10 @@ def scale_by_adam(amsgrad: bool = False) -> optax.GradientTransformation:
         largest = jax.tree.map(jnp.maximum, state.largest, square) if amsgrad else ()
         time = count.astype(jnp.float32)
         size = jnp.sqrt(1 - BETA_2**time) / (1 - BETA_1**time)
-        updates = jax.tree.map(
+        directions = jax.tree.map(
             lambda m, v: size * m / (jnp.sqrt(v) + EPSILON), mean, largest if amsgrad else square
         )
-        return updates, AdamState(count, mean, square, largest)
+        return directions, AdamState(count, mean, square, largest)
 
     return optax.GradientTransformation(init, update)
 
@@ -61,11 +62,9 @@ def make_schedule(settings: config.Optim, steps_per_epoch: int, epochs: int) -> 
     last step. A warm-up rises linearly from 0 and the schedule starts after it.
     """
     warmup = round(settings.warmup_epochs * steps_per_epoch)
+    schedule: optax.Schedule
     if settings.schedule == "inverse-time":
-
-        def schedule(step: Any) -> Any:
-            return settings.lr / (1.0 + settings.decay * step)
-
+        schedule = lambda step: settings.lr / (1.0 + settings.decay * step)  # noqa: E731
     elif settings.schedule == "cosine":
         rest = max(steps_per_epoch * epochs - warmup, 1)
         schedule = optax.cosine_decay_schedule(settings.lr, rest)

@@ -6,7 +6,9 @@ nowhere else. `shard_map` under `jit` is the default; `jax.pmap` does the same t
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -18,6 +20,17 @@ from fer_jax.errors import UserError
 
 #: The name of the device axis.
 AXIS = "data"
+
+
+def enable_compilation_cache() -> None:
+    """Keeps compiled programs in the user's cache, so that repeating a command starts sooner.
+
+    For commands, not for imports: it is a setting of the whole process. $JAX_COMPILATION_CACHE_DIR
+    and settings made before are respected.
+    """
+    if jax.config.values["jax_compilation_cache_dir"] is None:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        jax.config.update("jax_compilation_cache_dir", str(cache / "fer-jax" / "jax"))
 
 
 def make_mesh(settings: config.Parallel) -> Mesh:

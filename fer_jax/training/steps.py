@@ -86,7 +86,7 @@ def make_train_step(
             (value, (logits, stats)), grads = gradient(state.params)
             value, grads = lax.psum((value, grads), parallel.AXIS)
             updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-            params = optax.apply_updates(state.params, updates)
+            params: Any = optax.apply_updates(state.params, updates)
             stats = lax.pmean(stats, parallel.AXIS)
             matrix = lax.psum(metrics.confusion(logits, label, real), parallel.AXIS)
             batch_metrics = Metrics(matrix, value * examples, examples)

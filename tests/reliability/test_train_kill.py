@@ -55,7 +55,7 @@ def program(tmp_path_factory: pytest.TempPathFactory):
             "protocol": {"name": "subject", "validation": 0.2, "test": 0.2},
             "model": {"name": "lstm", "units": [8], "dropout": 0.3},
             "train": {"epochs": EPOCHS, "batch": 12, "seed": 5},
-            "checkpoint": {"every_seconds": 0, "every_epochs": 2},
+            "checkpoint": {"every_seconds": 0, "every_epochs": 1},
             "track": {"tensorboard": False},
         }
     )
@@ -102,18 +102,18 @@ def uninterrupted(program, tmp_path_factory: pytest.TempPathFactory) -> tuple:
 
 
 def strike(process: subprocess.Popen, after: int, signum: int) -> None:
-    """Lets `after` epochs pass, then sends the signal while the next one trains."""
+    """Lets `after` epochs pass, then sends the signal while the child saves or trains on."""
+    assert process.stdin and process.stdout
     for epoch in range(1, after + 1):
         assert process.stdout.readline() == f"epoch {epoch}\n"
-        if epoch == after:
-            process.send_signal(signum)
         process.stdin.write("\n")
         process.stdin.flush()
+    process.send_signal(signum)
 
 
 @pytest.mark.parametrize("after", [1, 7])
 def test_killed_and_repeated(program, uninterrupted, tmp_path: Path, after: int) -> None:
-    """kill -9 before the first checkpoint, and while a later one is being written."""
+    """kill -9 at about the first checkpoint, and at a later one."""
     run = tmp_path / "run"
     process = program(run, "--wait")
     strike(process, after, signal.SIGKILL)

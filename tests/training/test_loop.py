@@ -14,7 +14,7 @@ import pytest
 
 from fer_jax import config
 from fer_jax.errors import UserError
-from fer_jax.training import checkpoint, loop
+from fer_jax.training import checkpoint, loop, progress
 
 
 def change(experiment: config.Experiment, **changes: Any) -> config.Experiment:
@@ -81,7 +81,7 @@ def test_a_finished_run_is_not_trained_again(finished: Path, experiment, monkeyp
     def forbidden(*_: Any) -> None:
         raise AssertionError("trained again")
 
-    monkeypatch.setattr(loop, "load_dataset", forbidden)
+    monkeypatch.setattr(progress, "load_dataset", forbidden)
     summary = loop.train(experiment, finished)
     assert any("is finished" in note for note in summary["notes"])
     assert summary["epochs"] == 3
@@ -230,7 +230,7 @@ def test_other_data_is_refused(experiment, other_records: Path, tmp_path) -> Non
 
 def test_a_loss_that_explodes(experiment, tmp_path) -> None:
     run = tmp_path / "run"
-    with pytest.raises(UserError, match="not finite in epoch .*: lower --optim.lr"):
+    with pytest.raises(UserError, match=r"not finite in epoch .*: lower --optim\.lr"):
         loop.train(change(experiment, optim__lr=1e30, optim__name="sgd", train__epochs=20), run)
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import numpy as np
-import pytest
-
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+import pytest
 
 from fer_jax import config
 from fer_jax.training import optim

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
-
-import jax
 
 from fer_jax import config
 from fer_jax.data import batches
@@ -73,7 +73,7 @@ class Setup:
         index, weight = parallel.deal(*order, self.mesh)
         current, counted = self.first(), self.zero
         bounds = [0, *(cuts or []), len(order[0])]
-        for start, stop in zip(bounds, bounds[1:], strict=False):
+        for start, stop in pairwise(bounds):
             current, counted = self.train_step(
                 current, counted, resident, self.key, index, weight, start, stop
             )
@@ -222,5 +222,5 @@ def test_predictions_do_not_depend_on_the_batch() -> None:
 
 
 def test_too_many_devices() -> None:
-    with pytest.raises(UserError, match="--parallel.devices 9: this machine has 8 cpu"):
+    with pytest.raises(UserError, match=r"--parallel\.devices 9: this machine has 8 cpu"):
         parallel.make_mesh(config.Parallel(devices=9))

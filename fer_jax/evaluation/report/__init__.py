@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import csv
 import json
+import shlex
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from fer_jax.errors import UserError
+from fer_jax.evaluation.evaluate import interval_note
 from fer_jax.evaluation.report import plots
 from fer_jax.training.run_directory import write_text
 
 MISTAKES = 12
+#: What preprocessing counts for each class, and what the page calls it.
+_COUNTS = ("clips", "written", "no_face", "failed", "frames", "frames_with_face")
 
 
 def write_report(run: str | Path) -> Path:
     """Write `<run>/report.html` from what the run directory and its records hold.
 
     The page shows the test metrics with intervals, chance and, for a paper's system, the paper's
-    numbers; learning curves, confusion matrix, per-class table, face coverage of the records, the
-    leakage audit, the most confident mistakes, the config and the command that repeats the run.
+    numbers; the leakage audit, learning curves, confusion matrix, per-class table, face coverage of
+    the records (where they still are), the most confident mistakes, the config and the command that
+    repeats the run. It needs no other file and no network.
 
     Raises:
       UserError: the run has not been evaluated.
@@ -39,23 +45,24 @@ def write_report(run: str | Path) -> Path:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["percent"] = lambda share: f"{100 * share:.1f} %"
     support = [row["support"] for row in metrics["per_class"].values()]
-    command = run / "command.txt"
+    coverage = _coverage(Path(config["data"]["dir"]))
+    chance = 1.0 / len(metrics["classes"])
     page = environment.get_template("template.html").render(
-        run=run,
         metrics=metrics,
         config=config,
         headline=_headline(metrics),
-        chance=1.0 / len(metrics["classes"]),
+        intervals=interval_note(metrics),
+        chance=chance,
         majority=max(support) / sum(support),
-        curves=plots.learning_curves(history, metrics.get("epoch")),
+        curves=plots.learning_curves(history, metrics["epoch"], chance),
         confusion=plots.confusion(metrics["confusion"], metrics["classes"]),
-        coverage=_coverage(Path(config["data"]["dir"])),
+        coverage=coverage,
+        videos=bool(coverage) and coverage[-1]["frames"] > coverage[-1]["written"],
         mistakes=_mistakes(run / "predictions.csv"),
         epochs=len(history),
-        command=command.read_text().strip()
-        if command.is_file()
-        else f"fer-jax train {run / 'config.json'}",
+        command=_command(run),
         config_text=json.dumps(config, indent=1),
     )
     path = run / "report.html"
@@ -70,7 +77,7 @@ def _headline(metrics: dict[str, Any]) -> list[dict[str, Any]]:
         {
             "name": title,
             "value": metrics[key],
-            "interval": metrics["ci95"].get(key),
+            "interval": metrics["ci95"][key],
             "reported": reported.get(key),
         }
         for key, title in names.items()
@@ -78,17 +85,32 @@ def _headline(metrics: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _coverage(records: Path) -> list[dict[str, Any]]:
-    """Clips written and asked for by class, as preprocessing counted them."""
+    """What preprocessing counted, a row for each emotion and one for all of them."""
     path = records / "coverage.json"
     if not path.is_file():
         return []
-    return json.loads(path.read_text())["by_class"]
+    by_emotion: dict[str, Counter[str]] = {}
+    for row in json.loads(path.read_text())["coverage"]:
+        for emotion in (row["emotion"], "all"):
+            by_emotion.setdefault(emotion, Counter()).update({key: row[key] for key in _COUNTS})
+    total = by_emotion.pop("all")
+    return [
+        {"emotion": emotion, **counts}
+        for emotion, counts in [*sorted(by_emotion.items()), ("all", total)]
+    ]
 
 
 def _mistakes(path: Path) -> list[dict[str, Any]]:
     """The wrong clips that the recogniser was surest of: where to look first."""
     with path.open(newline="") as file:
         wrong = [row for row in csv.DictReader(file) if row["correct"] == "0"]
-    for row in wrong:
-        row["confidence"] = float(row[f"p_{row['predicted']}"])
-    return sorted(wrong, key=lambda row: -row["confidence"])[:MISTAKES]
+    found = [{**row, "confidence": float(row[f"p_{row['predicted']}"])} for row in wrong]
+    return sorted(found, key=lambda row: -row["confidence"])[:MISTAKES]
+
+
+def _command(run: Path) -> str:
+    """What the user typed, or else what does the same."""
+    typed = run / "command.txt"
+    if typed.is_file():
+        return typed.read_text().strip()
+    return f"fer-jax train {shlex.quote(str(run / 'config.json'))}"

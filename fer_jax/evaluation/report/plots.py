@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import html
 import io
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,18 +23,23 @@ def _figure(width: float, height: float) -> Any:
     return figure
 
 
-def _svg(figure: Any, label: str) -> str:
+def _svg(figure: Any, name: str, label: str) -> str:
+    """The figure as an element for a page; `name` keeps its ids apart from other figures'."""
     from matplotlib import rc_context
 
     text = io.StringIO()
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "fer-jax"}):
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "fer-jax"}), warnings.catch_warnings():
+        # The reader's browser has the glyphs that Matplotlib's own font lacks.
+        warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
         figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
     svg = text.getvalue()
     svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)
+    svg = re.sub(r'( id="|url\(#|href="#)', rf"\1{name}-", svg)
+    head, rest = svg.split(">", 1)
     # The page sizes the picture; a name lets screen readers say what it is.
-    svg = re.sub(r'^<svg ([^>]*?)width="[^"]*"', r"<svg \1", svg, count=1, flags=re.S)
-    svg = re.sub(r'^<svg ([^>]*?)height="[^"]*"', r"<svg \1", svg, count=1, flags=re.S)
-    return svg.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
+    head = re.sub(r'\s(width|height)="[^"]*"', "", head)
+    return f'{head} role="img" aria-label="{html.escape(label)}">{rest}'
 
 
 def _style(axes: Any) -> None:
@@ -42,26 +49,34 @@ def _style(axes: Any) -> None:
     axes.set_facecolor("none")
 
 
-def learning_curves(history: Sequence[Mapping[str, Any]], best_epoch: int | None) -> str:
-    """Loss and accuracy by epoch, training and validation, with the best epoch marked."""
+def learning_curves(
+    history: Sequence[Mapping[str, Any]], best_epoch: int | None, chance: float
+) -> str:
+    """Loss and accuracy by epoch, training and validation, with best epoch and chance marked."""
+    from matplotlib.ticker import MaxNLocator
+
     figure = _figure(9.0, 3.2)
     for axes, name in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
         for part, colour in (("train", TRAIN), ("validation", VALIDATION)):
             points = [
                 (line["epoch"], line[f"{part}/{name}"])
                 for line in history
-                if line.get(f"{part}/{name}") is not None
+                if f"{part}/{name}" in line
             ]
             if points:
                 marker = "o" if len(points) < 3 else None
                 axes.plot(*zip(*points, strict=True), color=colour, label=part, marker=marker)
-        if best_epoch is not None:
-            axes.axvline(best_epoch, color=INK, linewidth=0.8, linestyle=":", label="best epoch")
+        if best_epoch:
+            axes.axvline(best_epoch, color=INK, linewidth=0.9, linestyle=":", label="best epoch")
+        if name == "accuracy":
+            axes.axhline(chance, color=INK, linewidth=0.9, linestyle="--", label="chance")
         axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_title(name)
-        axes.legend(frameon=False)
+        axes.legend(fontsize=9, framealpha=0.9, edgecolor="none")
         _style(axes)
-    return _svg(figure, "Learning curves: loss and accuracy by epoch")
+    label = f"Learning curves: loss and accuracy over {len(history)} epochs"
+    return _svg(figure, "curves", label)
 
 
 def confusion(matrix: Sequence[Sequence[float]], classes: Sequence[str]) -> str:
@@ -71,14 +86,19 @@ def confusion(matrix: Sequence[Sequence[float]], classes: Sequence[str]) -> str:
     size = 1.6 + 0.62 * len(classes)
     figure = _figure(size + 0.6, size)
     axes = figure.subplots()
-    axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    axes.pcolormesh(share, cmap="Blues", vmin=0, vmax=1, edgecolors="white", linewidth=1)
+    axes.invert_yaxis()
+    axes.set_aspect("equal")
     for (row, column), value in np.ndenumerate(counts):
         colour = "white" if share[row, column] > 0.55 else INK
-        axes.text(column, row, f"{value:g}\n{share[row, column]:.0%}", ha="center", va="center",
-                  color=colour, fontsize=8)  # fmt: skip
-    axes.set_xticks(range(len(classes)), classes, rotation=40, ha="right")
-    axes.set_yticks(range(len(classes)), classes)
+        axes.text(column + 0.5, row + 0.5, f"{value:.0f}\n{share[row, column]:.0%}", ha="center",
+                  va="center", color=colour, fontsize=8)  # fmt: skip
+    # A dollar sign in a name is no formula.
+    middles, plain = np.arange(len(classes)) + 0.5, {"parse_math": False}
+    axes.set_xticks(middles, classes, rotation=40, ha="right", rotation_mode="anchor", **plain)
+    axes.set_yticks(middles, classes, **plain)
     axes.set_xlabel("predicted")
     axes.set_ylabel("truth")
+    axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
-    return _svg(figure, "Confusion matrix: truth by prediction")
+    return _svg(figure, "confusion", "Confusion matrix, truth by prediction; the table repeats it")

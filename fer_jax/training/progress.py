@@ -1,0 +1,158 @@
+"""How far a run is: starting it, saving it, going on with it."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from fer_jax.config import Experiment
+from fer_jax.data import batches, protocols
+from fer_jax.errors import UserError
+from fer_jax.training import checkpoint, metrics, parallel
+from fer_jax.training.job import Job, load_dataset, make_job
+from fer_jax.training.metrics import Metrics
+from fer_jax.training.monitor import Monitor
+from fer_jax.training.run_directory import History, checkpoints_of, empty
+from fer_jax.training.state import TrainState, snapshot, to_host
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass
+class Progress:
+    """How far a run is: what a checkpoint holds.
+
+    Attributes:
+      state: on the devices; its memory goes into the next step.
+      counted: training metrics of the epoch so far.
+      best: the best variables so far.
+      step: steps done.
+      epoch: epochs done, validated and in the history.
+      finished: why training is over; "" while it is not.
+      saved_epoch, saved_time: of the last save.
+    """
+
+    state: TrainState
+    counted: Metrics
+    best: dict[str, Any]
+    step: int = 0
+    epoch: int = 0
+    monitor: Monitor = Monitor()
+    finished: str = ""
+    saved_epoch: int = 0
+    saved_time: float = field(default_factory=time.monotonic)
+
+
+def restore_point(run: Path, notes: list[str]) -> tuple[int, dict[str, Any]] | None:
+    """The step and meta of the newest intact checkpoint; None where there is none yet."""
+    directory = checkpoints_of(run)
+    if not checkpoint.sealed_steps(directory):
+        return None
+    step, problems = checkpoint.find_intact(directory)
+    for problem in problems:
+        notes.append(f"{problem}: went back to the checkpoint of step {step}")
+        _LOG.warning(notes[-1])
+    return step, checkpoint.read(directory, step, {"meta": None})["meta"]
+
+
+def begin(
+    experiment: Experiment,
+    run: Path,
+    found: tuple[int, dict[str, Any]] | None,
+    notes: list[str],
+) -> tuple[Job, Progress]:
+    """Reads the data, and starts from new parameters or from a checkpoint."""
+    dataset = load_dataset(experiment)
+    classes = len(dataset.label_space.classes)
+    if found is None:
+        job = make_job(experiment, dataset)
+        state = job.first_state()
+        progress = Progress(_place(state, job), no_metrics(job), _place(state.variables, job))
+    else:
+        step, meta = found
+        _same_data(meta["facts"], dataset.facts, experiment)
+        directory = checkpoints_of(run)
+        best = checkpoint.read(directory, step, {"best": None})["best"]
+        job = make_job(experiment, dataset, batches.Statistics(**best["statistics"]))
+        shape = empty(jax.eval_shape(job.first_state))
+        template = {**_fields(shape), "counted": tuple(metrics.no_metrics(classes))}
+        tree = checkpoint.read(directory, step, {"state": template})["state"]
+        counted = parallel.replicate(Metrics(*tree.pop("counted")), job.mesh)
+        variables = {"params": best["params"], "stats": best["stats"]}
+        said = meta["progress"]
+        progress = Progress(
+            _place(TrainState(**tree), job),
+            counted,
+            _place(variables, job),
+            step=step,
+            epoch=said["epoch"],
+            monitor=Monitor(**said["monitor"]),
+            saved_epoch=said["epoch"],
+        )
+        notes.append(f"went on after epoch {progress.epoch} of {experiment.train.epochs}")
+        _LOG.info(notes[-1])
+    History(run).rewind(progress.epoch)
+    protocols.save_split(run / "split.csv", dataset.split)
+    return job, progress
+
+
+def _same_data(before: dict[str, Any], now: dict[str, Any], experiment: Experiment) -> None:
+    for key in ("data_sha256", "split_sha256"):
+        if before[key] != now[key]:
+            raise UserError(
+                f"{experiment.data.dir} does not hold the records that this run began with "
+                f"({key} {now[key][:12]}, was {before[key][:12]}): give those with --data.dir, or "
+                "train in another directory"
+            )
+
+
+def _fields(state: TrainState) -> dict[str, Any]:
+    return {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
+
+
+def _place(tree: Any, job: Job) -> Any:
+    """On every device, in memory of its own, since a step takes the state's memory."""
+    return snapshot(parallel.replicate(tree, job.mesh))
+
+
+def no_metrics(job: Job) -> Metrics:
+    return parallel.replicate(metrics.no_metrics(len(job.label_space.classes)), job.mesh)
+
+
+def due(experiment: Experiment, progress: Progress) -> bool:
+    settings = experiment.checkpoint
+    epochs = progress.epoch - progress.saved_epoch
+    seconds = time.monotonic() - progress.saved_time
+    enough = epochs >= settings.every_epochs and seconds >= settings.every_seconds
+    return bool(progress.finished) or enough
+
+
+def save(job: Job, progress: Progress, checkpoints: checkpoint.Checkpoints) -> None:
+    """Starts to save. The last and the best state are one checkpoint, so they always agree."""
+    state = {**_fields(to_host(progress.state)), "counted": tuple(to_host(progress.counted))}
+    if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state["params"])):
+        raise UserError(
+            f"parameters are not finite in epoch {progress.epoch}: lower --optim.lr (now "
+            f"{job.experiment.optim.lr:g}) or set --optim.clip_norm 1, in another run directory"
+        )
+    best = {**to_host(progress.best), "statistics": to_host(job.statistics)._asdict()}
+    checkpoints.save(progress.step, state, best, to_meta(job, progress))
+    progress.saved_epoch, progress.saved_time = progress.epoch, time.monotonic()
+
+
+def to_meta(job: Job, progress: Progress) -> dict[str, Any]:
+    return {
+        "progress": {
+            "epoch": progress.epoch,
+            "monitor": dataclasses.asdict(progress.monitor),
+            "finished": progress.finished,
+        },
+        "facts": {**job.facts, "parameters": job.parameters},
+    }
