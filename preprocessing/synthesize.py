@@ -83,7 +83,7 @@ class Take:
 def synthesize(
     out: str | Path,
     *,
-    subjects: int = 12,
+    subjects: int = 16,
     takes: int = 2,
     seed: int = 0,
     size: int = 256,
@@ -176,17 +176,18 @@ def _make_all(missing: Mapping[Path, Take], parameters: Parameters, workers: int
         for path, take in missing.items():
             yield _make_clip(path, take)
         return
-    with ProcessPoolExecutor(
+    # Not `with`: leaving it would finish all clips that wait, also after Ctrl-C.
+    pool = ProcessPoolExecutor(
         min(workers, len(missing)), get_context("spawn"), _start_process, (portrait, parameters)
-    ) as pool:
+    )
+    try:
         futures: list[Future[None]] = [
             pool.submit(_make_clip, path, take) for path, take in missing.items()
         ]
-        try:
-            for future in as_completed(futures):
-                yield future.result()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+        for future in as_completed(futures):
+            yield future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 class _Worker:

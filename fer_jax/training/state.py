@@ -52,5 +52,6 @@ def snapshot(tree: Any) -> Any:
 
 
 def to_host(tree: Any) -> Any:
-    """The same tree of NumPy arrays; waits for the devices."""
-    return jax.tree.map(np.asarray, jax.device_get(tree))
+    """The same tree as NumPy arrays of their own; waits for the devices."""
+    # On a CPU device_get may give a view of memory that the next step takes.
+    return jax.tree.map(np.array, jax.device_get(tree))
