@@ -53,7 +53,7 @@ format: venv  ## rewrite what ruff can mend
 
 # PyTorch is installed for the benchmarks alone: away from a CPU-only wheel it is gigabytes.
 bench: venv  ## side by side with PyTorch, Flax and MediaPipe, on the CPU
-	@$(BIN)/python -c 'import torch' 2>/dev/null || $(PIP) install --quiet 'torch>=2.9'
+	@$(BIN)/python -c 'import torch' 2>/dev/null || $(PIP) install --quiet 'torch==2.13.0'
 	@for question in $(BENCHMARKS); do \
 	  JAX_PLATFORMS=cpu $(BIN)/python -m benchmarks.$$question --json || exit 1; done
 

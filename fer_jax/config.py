@@ -49,7 +49,7 @@ class Data:
     features: Features = "coords-136"
     """What the model sees of each frame."""
     landmark_scale: Literal["face-box", "full-frame"] = "face-box"
-    """What is scaled to 224x224: the face box, or the whole frame (reproduction.md 1.3)."""
+    """What is scaled to 224x224: the face box, or the whole frame (docs/reproduction.md 1.3)."""
     length: Literal["thin", "sections", "frames"] = "thin"
     """thin: stride-thin or zero-pad a clip to `frames`; sections: windows of `frames` that use
     every frame; frames: each frame is a sample of its own (paper 5)."""

@@ -238,7 +238,9 @@ def test_unknown_protocol_and_labels(fails, tiny_run, tmp_path: Path) -> None:
     words = ["train", tiny_run.config, "--data.dir", tiny_run.records, "--out", tmp_path / "run"]
     assert "did you mean 'fer7'?" in fails(*words, "--data.labels", "fer8")
     assert "did you mean 'happy'?" in fails(*words, "--data.caps", '{"hapy": 3}')
-    assert "--outputs blendshapes" in fails(*words, "--data.features", "blendshapes-52")
+    line = fails(*words, "--data.features", "blendshapes-52")
+    assert "has no blendshapes" in line
+    assert "--outputs" in line
 
 
 # Configs and runs.
@@ -258,7 +260,9 @@ def test_configs_with_mistakes(fails, tiny_run, tmp_path: Path) -> None:
         line = fails("train", path, "--out", out)
         assert "typo.py" in line
         assert message in line
-    assert "did you mean typo.py?" in fails("train", tmp_path / "tipo.py", "--out", out)
+    assert f"did you mean {tmp_path / 'typo.py'}?" in fails(
+        "train", tmp_path / "tipo.py", "--out", out
+    )
     line = fails("train", tiny_run.config, "--out", out, "--train.epoch", "3")
     assert "did you mean --train.epochs?" in line
     assert "--train.epochs 5" in fails("train", tiny_run.config, "more", "--out", out)
@@ -300,6 +304,39 @@ def test_predicting_what_is_no_video(fails, tiny_run, tmp_path: Path) -> None:
     line = fails("predict", tiny_run.dir, notes, tmp_path / "absent.mp4")
     assert "no such file" in line
     assert sorted(p.name for p in tmp_path.iterdir()) == ["notes.txt"]
+
+
+def test_what_the_file_system_refuses(fails, tiny_run, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    words = ["train", tiny_run.config, "--data.dir", tiny_run.records, "--out"]
+    for out in (tmp_path / "file", tmp_path / "file/run", tmp_path / ("x" * 300)):
+        assert str(out) in fails(*words, out)
+    assert str(tmp_path / "file") in fails("demo", tmp_path / "file")
+    assert tree(tmp_path) == {"file": b"mine"}
+
+
+def test_a_missing_extra_is_named(fails, images: Path, tmp_path: Path, monkeypatch) -> None:
+    import preprocessing.build
+
+    def without(*args: object, **options: object) -> None:
+        raise ModuleNotFoundError("No module named 'dlib'", name="dlib")
+
+    monkeypatch.setattr(preprocessing.build, "preprocess", without)
+    line = fails("preprocess", "folder", images, tmp_path / "out")
+    assert line == "dlib is not installed: pip install 'fer-jax[preprocess]'"
+
+
+def test_our_own_bugs_are_not_hidden(images: Path, tmp_path: Path, monkeypatch) -> None:
+    import preprocessing.build
+
+    for error in (ModuleNotFoundError("x", name="x"), FileNotFoundError(2, "x"), KeyError("x")):
+
+        def broken(*args: object, error: Exception = error, **options: object) -> None:
+            raise error
+
+        monkeypatch.setattr(preprocessing.build, "preprocess", broken)
+        with pytest.raises(type(error)):
+            main(["preprocess", "folder", str(images), str(tmp_path / "out")])
 
 
 # What is printed.
@@ -363,21 +400,27 @@ def test_some_files_cannot_be_predicted(tiny_run, tmp_path: Path, capsys) -> Non
     assert "face in 1 of 1 frames" in out
 
 
-def test_ctrl_c_is_one_line(tiny_run, monkeypatch, capsys) -> None:
-    from fer_jax.training import loop
-    from fer_jax.training.interrupts import Interrupted
+def test_ctrl_c_is_one_line(tiny_run, images: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    import preprocessing.build
+    from fer_jax.training import interrupts, loop
 
-    def interrupted(*args: object, **options: object) -> None:
-        raise Interrupted("stopped in epoch 2 of 4; the same command goes on there", 2)
+    train = ["train", str(tiny_run.config), "--out", str(tiny_run.dir)]
+    build = ["preprocess", "folder", str(images), str(tmp_path / "out")]
+    trained = interrupts.Interrupted("stopped in epoch 2 of 4; the same command goes on there", 2)
+    built = preprocessing.build.Interrupted("interrupted: 3 of 5 shards are finished")
+    for words, where, name, error, line in (
+        (train, loop, "train", trained, f"interrupted: {trained}"),
+        (train, loop, "train", KeyboardInterrupt(), "interrupted; repeat the command to go on"),
+        (build, preprocessing.build, "preprocess", built, str(built)),
+    ):
 
-    monkeypatch.setattr(loop, "train", interrupted)
-    words = ["train", str(tiny_run.config), "--out", str(tiny_run.dir)]
-    assert main(words) == 130
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert err.splitlines() == [
-        "fer-jax: interrupted: stopped in epoch 2 of 4; the same command goes on there"
-    ]
+        def stop(*args: object, error: BaseException = error, **options: object) -> None:
+            raise error
+
+        monkeypatch.setattr(where, name, stop)
+        assert main(words) == 130
+        out, err = capsys.readouterr()
+        assert (out, err) == ("", f"fer-jax: {line}\n")
 
 
 # As a process.

@@ -70,7 +70,7 @@ def scale_landmarks(
     height: int,
     how: Literal["face-box", "full-frame"],
 ) -> np.ndarray:
-    """Landmarks in source pixels, scaled to a 224x224 square (paper 1; reproduction.md 1.3).
+    """Landmarks in source pixels, scaled to a 224x224 square (paper 1; docs/reproduction.md 1.3).
 
     Args:
       landmarks: f32[..., 68, 2], x and y in source pixels.
@@ -124,7 +124,7 @@ def _emotii(points: jax.Array) -> jax.Array:
     """x, y, distance to the centre of gravity and nose-corrected angle of each landmark.
 
     Paper 1's 272 features after its reference [11]; the formula and its special cases are those
-    of reproduction.md 1.2. Angles are in degrees with period 180. An exactly upright nose has
+    of docs/reproduction.md 1.2. Angles are in degrees with period 180. An exactly upright nose has
     phi = 0.
     """
     x, y = points[..., 0], points[..., 1]

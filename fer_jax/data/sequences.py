@@ -11,7 +11,7 @@ def thin(length: int, frames: int) -> np.ndarray:
     """Evenly strided frame positions of a clip, or all of them if it is short.
 
     idx_k = min(L - 1, round_half_up(1 + k L / T) - 1) for k = 0 .. T - 1: paper 1's author's rule
-    (reproduction.md 1.4), here in exact integer arithmetic.
+    (docs/reproduction.md 1.4), here in exact integer arithmetic.
 
     Args:
       length: L, frames that the clip has.

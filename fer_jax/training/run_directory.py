@@ -30,7 +30,7 @@ FREE = ("checkpoint", "data.dir", "parallel", "reported", "track", "train.steps_
 def write_text(path: Path, text: str) -> None:
     """Writes a file so that a reader sees the old text or the new, never a part."""
     temporary = path.with_name(f".{path.name}.tmp")
-    with open(temporary, "w") as file:
+    with open(temporary, "w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
@@ -59,7 +59,8 @@ def claim(run: Path, experiment: Experiment) -> Iterator[None]:
                 f"another process is training in {run}: wait for it or stop it"
             ) from None
         path = run / "config.json"
-        if path.is_file():
+        # What never trained decides nothing: a command with a typo in it can be mended.
+        if path.is_file() and checkpoint.sealed_steps(checkpoints_of(run)):
             _compare(run, config.load_config(path), experiment)
         write_text(path, json.dumps(experiment.to_json(), indent=1) + "\n")
         yield

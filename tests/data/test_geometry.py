@@ -17,7 +17,7 @@ def faces():
 
 
 def emotii_by_hand(points):
-    """reproduction.md 1.2 as scalar code, in double precision."""
+    """docs/reproduction.md 1.2 as scalar code, in double precision."""
     mx = sum(x for x, _ in points) / 68
     my = sum(y for _, y in points) / 68
     (xa, ya), (xb, yb) = points[27], points[30]

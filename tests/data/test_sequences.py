@@ -8,7 +8,7 @@ from fer_jax.data.sequences import sample_frames, sample_length, sections, thin
 
 
 def thin_by_the_text(length, frames):
-    """reproduction.md 1.4, with exact fractions: idx_k = round_half_up(1 + k L / T) - 1."""
+    """docs/reproduction.md 1.4, with exact fractions: idx_k = round_half_up(1 + k L / T) - 1."""
     step = Fraction(length, frames)
     rounded = [floor(1 + k * step + Fraction(1, 2)) for k in range(frames)]
     return [min(length - 1, r - 1) for r in rounded]
