@@ -4,8 +4,8 @@ Records: fer-jax preprocess fer2013 RAW records/ --outputs blendshapes,crops --a
 Run:     fer-jax train configs/attrah2024_lstm_paper.py --data.dir records/
 
 The network, data and protocol of attrah2024_lstm.py; AdamW with global clip norm 1, amsgrad and
-Keras' default weight decay, as in the author's notebook (docs/reproduction.md 5.1). The paper ran it for
-two days on a laptop GPU; early stopping on the training loss with patience 500 never came to bear.
+Keras' default weight decay, as in the author's notebook (docs/reproduction.md 5.1). The paper ran
+it for two days on a laptop GPU.
 
 What we found: at this rate the loss still falls slowly after thousands of epochs, and the result is
 that of attrah2024_lstm.py after a few dozen epochs at a rate a thousand times larger. Use that one.

@@ -1,12 +1,14 @@
 """`fer-jax <command>`: parsing, and one line for every mistake of the user's.
 
 Exit codes: 0 done, 2 the user can fix it, 1 our bug, 3 done but some files could not be read
-(`preprocess`), 4 the audit found a leak (`audit --strict`), 130 interrupted.
+(`preprocess`, `predict`), 4 the audit found a leak (`audit --strict`), 130 interrupted, 143
+terminated.
 """
 
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import shlex
 import sys
@@ -17,7 +19,19 @@ from typing import Any, NoReturn
 from fer_jax import __version__
 from fer_jax.errors import UserError
 
-EPILOG = "Exit codes: 0 done, 2 a mistake you can fix, 1 a bug of ours, 130 interrupted."
+#: Commands whose compiled programs are kept for the next time.
+COMPILING = ("train", "evaluate", "predict", "demo")
+EPILOG = (
+    "Exit codes: 0 done, 2 a mistake you can fix, 1 a bug of ours, 3 done but some files could not "
+    "be read, 4 audit --strict found a leak, 130 interrupted."
+)
+#: What the file system refuses and the user can change.
+_REFUSED = {
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR,
+    errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG,
+}  # fmt: skip
+#: Modules of the extra `preprocess`.
+_EXTRA = {"cv2", "dlib", "face_recognition_models", "mediapipe", "skimage"}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -88,7 +102,7 @@ def _train(args: argparse.Namespace) -> tuple[int, dict[str, Any], str]:
 
     experiment = load_config(args.config, args.overrides)
     run = args.out or run_directory(experiment)
-    metrics, text = train_and_report(experiment, run, command=shlex.join(sys.argv))
+    metrics, text = train_and_report(experiment, run, command=shlex.join(["fer-jax", *args.words]))
     return 0, {"run": str(run), **metrics}, text
 
 
@@ -118,7 +132,7 @@ def _predict(args: argparse.Namespace) -> tuple[int, dict[str, Any], str]:
         for item in report["files"]
     ]
     lines += [f"{item['file']}: skipped, {item['reason']}" for item in report["skipped"]]
-    return 2 if report["skipped"] else 0, report, "\n".join(lines)
+    return 3 if report["skipped"] else 0, report, "\n".join(lines)
 
 
 def _demo(args: argparse.Namespace) -> tuple[int, dict[str, Any], str]:
@@ -151,6 +165,7 @@ def make_parser() -> argparse.ArgumentParser:
             description=text,
             epilog=f"Example:\n  {example}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
         )
         command.set_defaults(run=run)
         command.add_argument("--json", action="store_true", help="print one JSON object last")
@@ -274,10 +289,11 @@ def _overrides(rest: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    args, rest = make_parser().parse_known_args(argv)
+    words = sys.argv[1:] if argv is None else list(argv)
+    args, rest = make_parser().parse_known_args(words)
     if rest and args.command != "train":
         raise UserError(f"unknown argument {rest[0]} (see `fer-jax {args.command} --help`)")
-    args.overrides = _overrides(rest)
+    args.words, args.overrides = words, _overrides(rest)
     return args
 
 
@@ -285,6 +301,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     try:
         args = _parse(argv)
+        if args.command in COMPILING:
+            from fer_jax.training.parallel import enable_compilation_cache
+
+            enable_compilation_cache()
         code, report, text = args.run(args)
         print(json.dumps(report) if args.json else text)
         return code
@@ -292,12 +312,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"fer-jax: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as error:
-        rest = f": {error}" if str(error) else "; repeat the command to go on"
+        said = str(error).removeprefix("interrupted: ")
+        rest = f": {said}" if said else "; repeat the command to go on"
         print(f"fer-jax: interrupted{rest}", file=sys.stderr)
-        return 130
+        return 128 + getattr(error, "signum", 2)
     except BrokenPipeError:
         sys.stderr.close()
         return 1
+    except OSError as error:
+        if error.errno not in _REFUSED:
+            raise
+        print(f"fer-jax: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 2
+    except ModuleNotFoundError as error:
+        if error.name not in _EXTRA:
+            raise
+        print(
+            f"fer-jax: {error.name} is not installed: pip install 'fer-jax[preprocess]'",
+            file=sys.stderr,
+        )
+        return 2
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import runpy
 from collections.abc import Mapping, Sequence
-from dataclasses import field
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -233,8 +232,16 @@ def _explain(error: ValidationError) -> str:
         if place[:1] == ["model"] and len(place) > 2:
             del place[1]
         value = "" if isinstance(item["input"], dict) else f", got {item['input']!r}"
+        if "unexpected" in item["type"] and (near := get_close_matches(place[-1], _names(), n=1)):
+            value = f"; did you mean {near[0]}?"
         parts.append(f"{'.'.join(place)}: {item['msg'][0].lower()}{item['msg'][1:]}{value}")
     return "; ".join(parts)
+
+
+def _names() -> set[str]:
+    """The name of every key and group."""
+    documents = (Experiment(name="").to_json(), Experiment(name="", model=Dense()).to_json())
+    return {part for doc in documents for key in _leaves(doc) for part in key.split(".")}
 
 
 def _leaves(document: Mapping[str, Any], prefix: str = "") -> list[str]:
@@ -268,13 +275,20 @@ def override(experiment: Experiment, changes: Sequence[tuple[str, str]]) -> Expe
             value = json.loads(text)
         except ValueError:
             value = text
-        if key == "model.name":
-            document["model"] = {"name": value}
-        elif isinstance(node[last] if last in node else None, dict) and not isinstance(value, dict):
+        if isinstance(node.get(last), dict) and not isinstance(value, dict):
             raise UserError(f"--{key} is a group; set one of its keys: {', '.join(node[last])}")
+        if key == "model.name":
+            document["model"] = node = {}
+        first = None
+        for guess in (value, text):  # A directory may be called 2013.
+            node[last] = guess
+            try:
+                experiment = from_json(document, f"--{key} {text}")
+                break
+            except UserError as error:
+                first = first or error
         else:
-            node[last] = value
-        experiment = from_json(document, f"--{key} {text}")
+            raise first or AssertionError
     return experiment
 
 
@@ -290,9 +304,10 @@ def load_config(path: str | Path, changes: Sequence[tuple[str, str]] = ()) -> Ex
     """
     path = Path(path)
     if not path.is_file():
-        shipped = sorted(Path("configs").glob("*.py")) or sorted(path.parent.glob("*.py"))
-        near = get_close_matches(path.name, [p.name for p in shipped], n=1, cutoff=0.4)
-        hint = f"; did you mean {near[0]}?" if near else ""
+        known = [*path.parent.glob("*.py"), *Path("configs").glob("*.py")]
+        by_name = {p.name: p for p in known if p.name != "__init__.py"}
+        near = get_close_matches(path.name, by_name, n=1)
+        hint = f"; did you mean {by_name[near[0]]}?" if near else ""
         raise UserError(f"no config file {path}{hint}")
     if path.suffix == ".json":
         try:
@@ -312,8 +327,11 @@ def _run_config(path: Path) -> Experiment:
         experiment = make()
     except ValidationError as error:
         raise UserError(f"{path}: {_explain(error)}") from None
-    except (SyntaxError, NameError, TypeError, AttributeError, ImportError) as error:
-        raise UserError(f"{path}: {type(error).__name__}: {error}") from None
+    except UserError:
+        raise
+    except Exception as error:  # Whatever it is, it happened in the user's file.
+        text = " ".join(str(error).split())
+        raise UserError(f"{path}: {type(error).__name__}: {text}") from error
     if not isinstance(experiment, Experiment):
         raise UserError(f"{path}: experiment() gave {type(experiment).__name__}, not Experiment")
     return experiment

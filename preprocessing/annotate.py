@@ -206,7 +206,9 @@ class _Board:
         for stream in (clip.landmarks68, clip.landmarks478):
             if stream is not None and np.isfinite(stream[t]).all():
                 dots = picture.copy()
-                radius = 2 if len(stream[t]) == 68 else 1
+                # Many dots on a small face would hide it.
+                large = clip.box[t, 2] - clip.box[t, 0] > 160 / self._scale
+                radius = (2 if len(stream[t]) == 68 else 1) - (not large)
                 for px, py in np.rint(stream[t, :, :2] * self._scale).astype(int):
                     cv2.circle(dots, (int(px), int(py)), radius, (120, 255, 220), -1, cv2.LINE_AA)
                 picture[:] = cv2.addWeighted(picture, 0.35, dots, 0.65, 0)

@@ -155,3 +155,36 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
 def face_corpus() -> SimpleNamespace:
     """How the records of `tiny_run` are made: `clips(count, seed)` and `write(out, clips)`."""
     return SimpleNamespace(clips=make_face_clips, write=write_face_records)
+
+
+@pytest.fixture
+def fails(capsys: pytest.CaptureFixture[str]):
+    """Runs a command that must end with one line on stderr and exit code 2; returns the line."""
+
+    from fer_jax.cli import main
+
+    def run(*words: object) -> str:
+        assert main([str(word) for word in words]) == 2
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert err.endswith("\n")
+        lines = err.splitlines()
+        assert len(lines) == 1, err
+        assert lines[0].startswith("fer-jax: ")
+        assert "Traceback" not in err
+        return lines[0].removeprefix("fer-jax: ")
+
+    return run
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """A folder corpus of two faceless pictures."""
+    import cv2
+    import numpy as np
+
+    for name in ("happy/a.png", "sad/b.png"):
+        path = tmp_path / "images" / name
+        path.parent.mkdir(parents=True)
+        cv2.imwrite(str(path), np.zeros((64, 64, 3), np.uint8))
+    return tmp_path / "images"

@@ -26,7 +26,9 @@ def _lstm(settings: config.LSTM, features: int, frames: int, classes: int) -> Mo
 
 def _dense(settings: config.Dense, features: int, frames: int, classes: int) -> Model:
     if frames != 1:
-        raise UserError(f"model dense reads one frame a sample, not {frames}: set data.length=frames")
+        raise UserError(
+            f"model dense reads one frame a sample, not {frames}: set data.length=frames"
+        )
     if len(settings.dropout) != len(settings.units):
         raise UserError(
             f"model.dropout has {len(settings.dropout)} rates for {len(settings.units)} hidden "

@@ -36,7 +36,7 @@ def ravdess():
             )
         )
     by_emotion = Counter(c.emotion for c in clips)
-    # docs/reproduction.md 1.6: neutral 376, calm, happy, sad, angry, fear 752, disgust, surprise 384.
+    # neutral 376; calm, happy, sad, angry, fear 752; disgust, surprise 384 (label_maps of RAVDESS)
     assert sorted(by_emotion.values()) == [376, 384, 384, 752, 752, 752, 752, 752]
     assert len(clips) == 4904
     return clips

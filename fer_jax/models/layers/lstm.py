@@ -113,9 +113,7 @@ def _scan(name, dtype, x, kernel, recurrent_kernel, bias, initial, mask, keep):
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _lstm(name, dtype, x, kernel, recurrent_kernel, bias, initial, mask):
-    h, last, _, _ = _scan(
-        name, dtype, x, kernel, recurrent_kernel, bias, initial, mask, keep=False
-    )
+    h, last, _, _ = _scan(name, dtype, x, kernel, recurrent_kernel, bias, initial, mask, keep=False)
     return h, last
 
 

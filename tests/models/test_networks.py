@@ -1,0 +1,268 @@
+"""Whole networks against Keras with copied weights, and against the papers' counts."""
+
+import numpy as np
+import pytest
+
+from fer_jax import config
+from fer_jax.errors import UserError
+
+PAPER_5 = {"units": (52, 16, 48, 44), "steps": "features", "activation": "selu",
+           "dropout": 0.0, "kernel_l2": 1.95e-6}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def models():
+    from fer_jax import models
+
+    return models
+
+
+def _build(models, settings, features, frames, classes):
+    return models.build(settings, features=features, frames=frames, classes=classes)
+
+
+def _batch(features, frames, batch=4, seed=0):
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(1, frames + 1, batch)
+    mask = np.arange(frames)[None] < lengths[:, None]
+    x = rng.standard_normal((batch, frames, features)).astype(np.float32)
+    return {"features": x * mask[..., None], "frame_mask": mask}
+
+
+@pytest.mark.parametrize(
+    ("features", "classes", "count"),
+    [
+        # reproduction.md 1.5; eight classes add 514
+        (104, 6, 515_078),
+        (136, 6, 531_462),
+        (259, 6, 594_438),
+        (272, 6, 601_094),
+        (368, 6, 650_246),
+        (259, 8, 594_438 + 514),
+    ],
+)
+def test_parameters_of_paper_1(models, features, classes, count):
+    import jax
+
+    model = _build(models, config.LSTM(), features, 76, classes)
+    shapes = jax.eval_shape(model.init, jax.random.key(0))
+    assert models.parameter_count(shapes["params"]) == count
+
+
+def test_parameters_of_paper_5(models):
+    import jax
+
+    model = _build(models, config.LSTM(**PAPER_5), 52, 1, 3)
+    params = jax.eval_shape(model.init, jax.random.key(0))["params"]
+    layers = [models.parameter_count(params[f"lstm_{i}"]) for i in range(4)]
+    assert layers == [11_232, 4_416, 12_480, 16_368]
+    assert models.parameter_count(params) == 44_631
+
+
+def _keras_lstm(settings, frames, features, classes):
+    import keras
+
+    layers = keras.layers
+    l2 = keras.regularizers.L2(settings.kernel_l2) if settings.kernel_l2 else None
+    by_feature = settings.steps == "features"
+    stack = [keras.Input((features, 1) if by_feature else (frames, features))]
+    if settings.mask_padding:
+        stack.append(layers.Masking())
+    for index, units in enumerate(settings.units):
+        stack.append(
+            layers.LSTM(
+                units,
+                activation=settings.activation,
+                kernel_regularizer=l2,
+                return_sequences=index + 1 < len(settings.units),
+            )
+        )
+    return keras.Sequential([*stack, layers.Dense(classes)])
+
+
+def _keras_dense(settings, features, classes):
+    import keras
+
+    stack, last = [keras.Input((features,))], len(settings.units) - 1
+    for index, units in enumerate(settings.units):
+        l2 = keras.regularizers.L2(settings.kernel_l2) if 0 < index < last else None
+        stack.append(keras.layers.Dense(units, activation="relu", kernel_regularizer=l2))
+    return keras.Sequential([*stack, keras.layers.Dense(classes)])
+
+
+NETWORKS = {
+    "paper 1": (config.LSTM(units=(12, 20), dropout=0.5), 9, 11),
+    "paper 1, masked": (config.LSTM(units=(12, 20), dropout=0.5, mask_padding=True), 9, 11),
+    "paper 5": (config.LSTM(**PAPER_5), 52, 1),
+    "dense": (config.Dense(), 52, 1),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_loss_and_gradients_equal_keras_with_the_same_weights(models, name):
+    import jax
+    import jax.numpy as jnp
+    import optax
+
+    settings, features, frames = NETWORKS[name]
+    model = _build(models, settings, features, frames, 3)
+    params = model.init(jax.random.key(3))["params"]
+    batch, labels = _batch(features, frames), jnp.array([0, 2, 1, 1])
+    # Keras' order: the layers in turn, kernel, recurrent kernel, bias.
+    order = [k for k in params if k != "classifier"] + ["classifier"]
+    flat = lambda tree: [  # noqa: E731
+        tree[layer][part]
+        for layer in order
+        for part in ("kernel", "recurrent_kernel", "bias")
+        if part in tree[layer]
+    ]
+    with jax.numpy_rank_promotion("allow"):  # here and below: Keras promotes ranks
+        if isinstance(settings, config.Dense):
+            twin, x = _keras_dense(settings, features, 3), batch["features"][:, 0]
+        else:
+            twin, x = _keras_lstm(settings, frames, features, 3), batch["features"]
+            x = x.swapaxes(1, 2) if settings.steps == "features" else x
+    twin.set_weights([np.asarray(leaf) for leaf in flat(params)])
+
+    def cross_entropy(logits):
+        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+    def ours(params):
+        variables = {"params": params, "stats": {}}
+        outputs, _ = model.apply(variables, batch, train=False, key=jax.random.key(0))
+        return cross_entropy(outputs.logits) + model.penalty(params)
+
+    def theirs(weights):
+        with jax.numpy_rank_promotion("allow"):
+            logits, _, losses = twin.stateless_call(
+                weights, [v.value for v in twin.non_trainable_variables], x, return_losses=True
+            )
+        return cross_entropy(logits) + sum(losses)
+
+    loss, gradient = jax.jit(jax.value_and_grad(ours))(params)
+    expected, expected_gradient = jax.jit(jax.value_and_grad(theirs))(
+        [v.value for v in twin.trainable_variables]
+    )
+    np.testing.assert_allclose(loss, expected, rtol=2e-6)
+    for one, other in zip(flat(gradient), expected_gradient, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=2e-6)
+    if settings.kernel_l2:
+        squares = sum(float(np.sum(np.square(params[k]["kernel"]))) for k in _regularised(settings))
+        np.testing.assert_allclose(model.penalty(params), settings.kernel_l2 * squares, rtol=1e-5)
+    else:
+        assert model.penalty(params) == 0
+
+
+def _regularised(settings):
+    if isinstance(settings, config.Dense):
+        return [f"dense_{i}" for i in range(1, len(settings.units) - 1)]
+    return [f"lstm_{i}" for i in range(len(settings.units))]
+
+
+def test_padding_is_read_unless_masked(models):
+    import jax
+
+    batch = _batch(5, 6)
+    longer = {
+        "features": np.pad(batch["features"], ((0, 0), (0, 4), (0, 0))),
+        "frame_mask": np.pad(batch["frame_mask"], ((0, 0), (0, 4))),
+    }
+    for masked in (False, True):
+        model = _build(models, config.LSTM(units=(4, 3), mask_padding=masked), 5, 6, 2)
+        variables = model.init(jax.random.key(0))
+        one, two = (
+            model.apply(variables, b, train=False, key=jax.random.key(0))[0].logits
+            for b in (batch, longer)
+        )
+        assert np.allclose(one, two, atol=1e-6) == masked
+
+
+@pytest.mark.parametrize(
+    ("settings", "frames"),
+    [(config.LSTM(units=(8, 6)), 5), (config.Dense(units=(8, 6), dropout=(0.3, 0.2)), 1)],
+)
+def test_dropout_follows_the_key_and_only_in_training(models, settings, frames):
+    import jax
+
+    model = _build(models, settings, 7, frames, 3)
+    variables = model.init(jax.random.key(0))
+    batch = _batch(7, frames)
+
+    def logits(seed, train):
+        outputs, stats = model.apply(variables, batch, train=train, key=jax.random.key(seed))
+        assert stats == {} and outputs.landmarks is None
+        assert outputs.embedding.shape == (4, settings.units[-1])
+        return np.asarray(outputs.logits)
+
+    np.testing.assert_array_equal(logits(1, True), logits(1, True))
+    assert not np.allclose(logits(1, True), logits(2, True))
+    np.testing.assert_array_equal(logits(1, False), logits(2, False))
+    assert not np.allclose(logits(1, True), logits(1, False))
+
+
+@pytest.mark.parametrize("rate", [0.2, 0.5, 0.9])
+def test_dropout_keeps_its_share_and_the_mean(models, rate):
+    import jax
+    import jax.numpy as jnp
+
+    from fer_jax.models.layers.dropout import dropout
+
+    x = jnp.ones((301, 333))
+    y = np.asarray(dropout(x, rate, train=True, key=jax.random.key(0)))
+    assert set(np.unique(y)) == {np.float32(0), np.float32(1 / (1 - rate))}
+    deviation = np.sqrt(rate * (1 - rate) / x.size)
+    assert abs((y == 0).mean() - rate) < 4 * deviation
+    # neighbours share a random word; they must be dropped independently all the same
+    both = ((y[:, :-1] == 0) & (y[:, 1:] == 0)).mean()
+    assert abs(both - rate**2) < 8 * deviation
+
+
+def test_population_of_networks_equals_each_alone(models):
+    import jax
+
+    model = _build(models, config.LSTM(units=(6, 5)), 4, 7, 3)
+    keys = jax.random.split(jax.random.key(0), 3)
+    population = jax.vmap(model.init)(keys)
+    batch = _batch(4, 7)
+
+    def gradient(variables, key):
+        def loss(params):
+            outputs, _ = model.apply({**variables, "params": params}, batch, train=True, key=key)
+            return (outputs.logits**2).sum()
+
+        return jax.grad(loss)(variables["params"])
+
+    together, gradient = jax.jit(jax.vmap(gradient))(population, keys), jax.jit(gradient)
+    for index, key in enumerate(keys):
+        alone = gradient(model.init(key), key)
+        for one, other in zip(jax.tree.leaves(together), jax.tree.leaves(alone), strict=True):
+            np.testing.assert_allclose(one[index], other, rtol=1e-4, atol=1e-6)
+
+
+def test_init_follows_the_key_and_gives_plain_dicts(models):
+    import jax
+
+    model = _build(models, config.LSTM(units=(6, 5)), 4, 7, 3)
+    one, same, other = (model.init(jax.random.key(seed)) for seed in (0, 0, 1))
+    assert set(one) == {"params", "stats"} and one["stats"] == {}
+    assert type(one["params"]["lstm_0"]) is dict
+    assert set(one["params"]) == {"lstm_0", "lstm_1", "classifier"}
+    jax.tree.map(np.testing.assert_array_equal, one, same)
+    assert not np.array_equal(
+        one["params"]["lstm_0"]["kernel"], other["params"]["lstm_0"]["kernel"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "frames", "message"),
+    [
+        (config.LSTM(steps="features"), 76, "data.length=frames"),
+        (config.Dense(), 76, "data.length=frames"),
+        (config.Dense(units=(8, 6), dropout=(0.1,)), 1, "1 rates for 2 hidden layers"),
+        (config.LSTM(units=()), 76, "model.units is empty"),
+    ],
+)
+def test_settings_that_cannot_be_are_one_clear_line(models, settings, frames, message):
+    with pytest.raises(UserError, match=message) as error:
+        _build(models, settings, 52, frames, 3)
+    assert "\n" not in str(error.value)
