@@ -157,7 +157,7 @@ def full_search(frames: Iterator[Frame]) -> dict[str, float]:
     import dlib
 
     faces = DlibFaces(max_faces=1)
-    detector = dlib.get_frontal_face_detector()
+    detector = dlib.get_frontal_face_detector()  # pyright: ignore[reportAttributeAccessIssue]
     hints: list[np.ndarray] = []
     seconds: list[list[float]] = [[], []]
     found, gaps = [0, 0], []

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from fer_jax.errors import UserError
 
 if TYPE_CHECKING:
-    from os import PathLike
+    from pathlib import Path
 
     from fer_jax.deploy.predict import Predictor
 
@@ -19,7 +19,7 @@ __version__ = "0.1.0"
 __all__ = ["UserError", "__version__", "load"]
 
 
-def load(run: str | PathLike[str]) -> Predictor:
+def load(run: str | Path) -> Predictor:
     """The trained recogniser of a run directory, ready to predict.
 
     Args:

@@ -38,7 +38,7 @@ def _predictor(path: Path):
     """Read once in a process: it takes a second and 100 MB, and holds no state."""
     import dlib
 
-    return dlib.shape_predictor(str(path))
+    return dlib.shape_predictor(str(path))  # pyright: ignore[reportAttributeAccessIssue]
 
 
 class DlibFaces:
@@ -55,8 +55,8 @@ class DlibFaces:
         import dlib
 
         self._max_faces = max_faces
-        self._rectangle = dlib.rectangle
-        self._detector = dlib.get_frontal_face_detector()
+        self._rectangle = dlib.rectangle  # pyright: ignore[reportAttributeAccessIssue]
+        self._detector = dlib.get_frontal_face_detector()  # pyright: ignore[reportAttributeAccessIssue]
         self._predictor = _predictor(dlib68_path())
 
     def detect(self, image: np.ndarray, hints: Sequence[np.ndarray] = ()) -> list[Face]:
