@@ -34,6 +34,6 @@ def experiment() -> Experiment:
         ),
         train=Train(
             epochs=25, batch=128, monitor="validation/macro_f1",
-            loss=Loss(class_weights=(1.0, 1.25, 0.9)),
+            loss=Loss(class_weights=(0.9, 1.25, 0.9)),
         ),
     )  # fmt: skip

@@ -103,7 +103,13 @@ def _train(args: argparse.Namespace) -> tuple[int, dict[str, Any], str]:
     experiment = load_config(args.config, args.overrides)
     run = args.out or run_directory(experiment)
     metrics, text = train_and_report(experiment, run, command=shlex.join(["fer-jax", *args.words]))
-    return 0, {"run": str(run), **metrics}, text
+    return 0, {"run": str(run), **metrics}, text + _add_result(run, args.results)
+
+
+def _add_result(run: Path, table: Path | None) -> str:
+    from fer_jax.evaluation.results import append_row
+
+    return "" if table is None else f"\nresult added to {append_row(run, table)}"
 
 
 def _evaluate(args: argparse.Namespace) -> tuple[int, dict[str, Any], str]:
@@ -113,7 +119,7 @@ def _evaluate(args: argparse.Namespace) -> tuple[int, dict[str, Any], str]:
     metrics = evaluate(args.run_dir, args.data, split=args.split)
     text = render(metrics)
     if metrics["split"] == "test":
-        text += f"\nreport: {write_report(args.run_dir)}"
+        text += f"\nreport: {write_report(args.run_dir)}" + _add_result(args.run_dir, args.results)
     return 0, metrics, text
 
 
@@ -233,7 +239,7 @@ def make_parser() -> argparse.ArgumentParser:
         "Train, evaluate and report one run; repeat the command to resume it.",
         "fer-jax train configs/attrah2024_lstm.py --data.dir records/ --train.epochs 50",
     )
-    p.usage = "fer-jax train CONFIG [--out RUN] [--json] [--key value ...]"
+    p.usage = "fer-jax train CONFIG [--out RUN] [--results CSV] [--json] [--key value ...]"
     p.add_argument("config", metavar="CONFIG", help="a config file, or a run's config.json")
     p.add_argument(
         "--out",
@@ -241,6 +247,8 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="RUN",
         help="run directory (default: runs/<name>-<hash of the config>)",
     )
+    results = {"type": Path, "metavar": "CSV", "help": "add the result to a table of runs"}
+    p.add_argument("--results", **results)
 
     p = add(
         "evaluate",
@@ -251,6 +259,7 @@ def make_parser() -> argparse.ArgumentParser:
     p.add_argument("run_dir", type=Path, metavar="RUN")
     p.add_argument("data", type=Path, nargs="?", metavar="DATA")
     p.add_argument("--split", default="test", choices=("train", "validation", "test"))
+    p.add_argument("--results", **results)
 
     p = add(
         "predict",

@@ -87,15 +87,15 @@ def _scan(name, dtype, x, kernel, recurrent_kernel, bias, initial, mask, keep):
     steps, state_dtype = x.shape[0], kernel.dtype
     scale = _halves(recurrent_kernel.shape[0], state_dtype)[None, :]
     project, recur = (kernel * scale).astype(dtype), (recurrent_kernel * scale).astype(dtype)
-    z = jnp.dot(x.astype(dtype), project, preferred_element_type=state_dtype)
-    z = (z + (bias[None, :] * scale)[None]).astype(dtype)
+    z = jnp.dot(x.astype(dtype), project, preferred_element_type=dtype)
+    bias = bias[None, :] * scale
 
     def step(carry, inputs):
         state, z = carry
         index, real = inputs
         z_step = lax.dynamic_index_in_dim(z, index, keepdims=False).astype(state_dtype)
         h_part = jnp.dot(state.h.astype(dtype), recur, preferred_element_type=state_dtype)
-        squashed = _squash(name, z_step + h_part)
+        squashed = _squash(name, z_step + h_part + bias)
         i, f, g, o = _gates(squashed)
         c = f * state.c + i * g
         h = o * activate(name, c)
@@ -129,16 +129,15 @@ def _lstm_backward(name, dtype, kept, cotangents):
     dh_all, dlast = cotangents
     state_dtype = kernel.dtype
     back = recurrent_kernel.T.astype(dtype)
-    split = partial(jnp.split, indices_or_sections=4, axis=-1)
 
     def step(carry, inputs):
-        dh, dc = carry
-        dh_out, squashed, c_before, real = inputs
-        squashed = squashed.astype(state_dtype)
+        dh, dc, now, buffer = carry
+        index, dh_out, c_before, real = inputs
+        now = now.astype(state_dtype)
         dh = dh + dh_out.astype(state_dtype)
-        i, f, g, o = _gates(squashed)
+        i, f, g, o = _gates(now)
         # The slope of tanh(z/2)/2 + 1/2 is (1 - tanh^2) / 4.
-        i_slope, f_slope, _, o_slope = split(0.25 - 0.25 * squashed * squashed)
+        i_slope, f_slope, _, o_slope = jnp.split(0.25 - 0.25 * now * now, 4, axis=-1)
         a = activate(name, f * c_before + i * g)
         dh_step = dh if real is None else jnp.where(real[:, None], dh, jnp.zeros_like(dh))
         dc_step = dc if real is None else jnp.where(real[:, None], dc, jnp.zeros_like(dc))
@@ -155,10 +154,14 @@ def _lstm_backward(name, dtype, kept, cotangents):
         if real is not None:
             dh_before = jnp.where(real[:, None], dh_before, dh)
             dc_before = jnp.where(real[:, None], dc_before, dc)
-        return (dh_before, dc_before), dz
+        # dz replaces what the forward pass kept, step by step. The next step's part is read from
+        # the buffer after this write and not before it: otherwise XLA copies the whole buffer.
+        buffer = lax.dynamic_update_index_in_dim(buffer, dz, index, 0)
+        ahead = lax.dynamic_index_in_dim(buffer, jnp.maximum(index - 1, 0), keepdims=False)
+        return (dh_before, dc_before, ahead, buffer), None
 
-    inputs = (dh_all, squashed, c_before, mask)
-    (dh, dc), dz = lax.scan(step, tuple(dlast), inputs, reverse=True)
+    inputs = (jnp.arange(x.shape[0]), dh_all, c_before, mask)
+    (dh, dc, _, dz), _ = lax.scan(step, (*dlast, squashed[-1], squashed), inputs, reverse=True)
 
     def weight_gradient(inputs):
         inputs = inputs.astype(dtype)

@@ -1,0 +1,71 @@
+"""A table of runs: one CSV row for every result that is quoted anywhere."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+from fer_jax.errors import UserError
+from fer_jax.training.run_directory import History, write_text
+
+_FIGURES = ("accuracy", "uar", "macro_f1")
+
+
+def result_row(run: str | Path) -> dict[str, Any]:
+    """What a finished and evaluated run leaves behind, flat.
+
+    Raises:
+      UserError: the run has not been evaluated.
+    """
+    run = Path(run)
+    if not (run / "metrics.json").is_file():
+        raise UserError(f"{run} has no metrics.json: run `fer-jax evaluate {run}` first")
+    metrics = json.loads((run / "metrics.json").read_text())
+    history, command = History(run).read(), run / "command.txt"
+    row = {
+        "experiment": metrics["experiment"],
+        "command": command.read_text().strip() if command.is_file() else "",
+        "protocol": metrics["protocol"],
+        "test_samples": metrics["n"],
+    }
+    for name in _FIGURES:
+        low, high = metrics["ci95"][name]
+        row |= {name: f"{metrics[name]:.4f}", f"{name}_ci95": f"{low:.4f}-{high:.4f}"}
+    row |= {
+        "subject_overlap": metrics["subject_overlap"],
+        "twin_overlap": metrics["twin_overlap"],
+        "audit": metrics["audit"],
+        "best_epoch": metrics["epoch"],
+        "epochs": len(history),
+        "train_seconds": round(sum(line["seconds"] for line in history)),
+    }
+    same = ("split_sha256", "data_sha256", "code_version", "hardware")
+    return row | {name: metrics[name] for name in same}
+
+
+def append_row(run: str | Path, table: Path) -> Path:
+    """Add the run's row to a CSV table, or put it in the place of an equal command's old one.
+
+    Raises:
+      UserError: the run has not been evaluated, or `table` is another kind of table.
+    """
+    row = {name: "" if value is None else str(value) for name, value in result_row(run).items()}
+    rows: list[dict[str, str]] = []
+    if table.is_file():
+        with table.open(newline="") as file:
+            reader = csv.DictReader(file)
+            rows = list(reader)
+            if list(reader.fieldnames or ()) != list(row):
+                raise UserError(f"{table} has other columns than a table of results: name another")
+    same = ("experiment", "command", "hardware")
+    rows = [old for old in rows if any(old[name] != row[name] for name in same)]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(row), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows([*rows, row])
+    table.parent.mkdir(parents=True, exist_ok=True)
+    write_text(table, text.getvalue())
+    return table
