@@ -3,9 +3,12 @@
     python -m benchmarks.lstm_step --json
 
 Every peer does the same work: two LSTM layers (128, 256 units) on f32[64, 76, 259], dropout 0.5
-after each, softmax cross-entropy over 6 classes, backward, Adam with L2 weight decay. Each peer is
-a process of its own; they take turns, a few steps a turn, so that a busy machine is as bad for one
-as for the other. `ratio_<peer>` is the peer's median step over ours: above 1, we are faster.
+after each, softmax cross-entropy over 6 classes, backward, Adam with L2 weight decay. PyTorch uses
+a thread a core. Ours has a CPU device a core and shares the batch among them, as training maps a
+step over devices; `ours_one_device` leaves the cores to XLA's thread pool. Flax's runs on one
+device, where it is faster than on several. Each peer is a process of its own; they take turns, a
+few steps a turn, so that a busy machine is as bad for one as for the other. `ratio_<peer>` is the
+peer's median step over ours: above 1, we are faster.
 """
 
 from __future__ import annotations
@@ -18,10 +21,12 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 BATCH, STEPS, FEATURES, CLASSES, UNITS = 64, 76, 259, 6, (128, 256)
 LEARNING_RATE, WEIGHT_DECAY, DROPOUT = 1e-3, 5e-5, 0.5
+CORES = os.cpu_count() or 1
 
 
 def _data() -> tuple[Any, Any]:
@@ -32,23 +37,35 @@ def _data() -> tuple[Any, Any]:
     return x, rng.integers(0, CLASSES, BATCH)
 
 
-def _jax_step(loss: Callable[..., Any], params: Any) -> Callable[[int], None]:
-    """`loss(params, x, labels, key)` and optax's Adam as a step with donated state."""
+def _jax_step(make: Callable[..., tuple[Any, Any]], devices: int) -> Callable[[int], None]:
+    """A train step, data-parallel over so many CPU devices, with optax's Adam.
+
+    `make()` gives (parameters, loss(parameters, x, labels, key)); the state's memory is donated.
+    """
     import jax
     import optax
+    from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-    x, labels = jax.tree.map(jax.numpy.asarray, _data())
+    jax.config.update("jax_num_cpu_devices", devices)
+    params, loss = make()
     optimizer = optax.chain(optax.add_decayed_weights(WEIGHT_DECAY), optax.adam(LEARNING_RATE))
+    mesh = jax.make_mesh((devices,), ("data",), axis_types=(AxisType.Auto,))
+    whole, shared = PartitionSpec(), PartitionSpec("data")
 
     def step(state, x, labels, index):
         params, opt_state = state
         key = jax.random.fold_in(jax.random.key(0), index)
-        gradient = jax.grad(loss)(params, x, labels, key)
+        key = jax.random.fold_in(key, jax.lax.axis_index("data"))
+        gradient = jax.lax.pmean(jax.grad(loss)(params, x, labels, key), "data")
         updates, opt_state = optimizer.update(gradient, opt_state, params)
         return optax.apply_updates(params, updates), opt_state
 
-    step = jax.jit(step, donate_argnums=0)
-    state = (params, optimizer.init(params))
+    mapped = jax.shard_map(
+        step, mesh=mesh, in_specs=(whole, shared, shared, whole), out_specs=whole, check_vma=False
+    )
+    step = jax.jit(mapped, donate_argnums=0)
+    state = jax.device_put((params, optimizer.init(params)), NamedSharding(mesh, whole))
+    x, labels = jax.device_put(_data(), NamedSharding(mesh, shared))
 
     def run(index: int) -> None:
         nonlocal state
@@ -57,7 +74,7 @@ def _jax_step(loss: Callable[..., Any], params: Any) -> Callable[[int], None]:
     return run
 
 
-def ours() -> Callable[[int], None]:
+def ours() -> tuple[Any, Any]:
     """fer_jax's network."""
     import jax
     import optax
@@ -66,7 +83,6 @@ def ours() -> Callable[[int], None]:
 
     settings = config.LSTM(units=UNITS, dropout=DROPOUT)
     model = models.build(settings, features=FEATURES, frames=STEPS, classes=CLASSES)
-    variables = model.init(jax.random.key(0))
 
     def loss(params, x, labels, key):
         batch = {"features": x, "frame_mask": jax.numpy.ones(x.shape[:2], bool)}
@@ -74,10 +90,10 @@ def ours() -> Callable[[int], None]:
         outputs, _ = model.apply(variables, batch, train=True, key=key)
         return optax.softmax_cross_entropy_with_integer_labels(outputs.logits, labels).mean()
 
-    return _jax_step(loss, variables["params"])
+    return model.init(jax.random.key(0))["params"], loss
 
 
-def flax_rnn() -> Callable[[int], None]:
+def flax_rnn() -> tuple[Any, Any]:
     """nnx.RNN over nnx.OptimizedLSTMCell."""
     import jax
     import optax
@@ -94,7 +110,7 @@ def flax_rnn() -> Callable[[int], None]:
             drop = nnx.Dropout(DROPOUT, deterministic=False)
             first, second = nnx.Rngs(jax.random.fold_in(key, 0)), nnx.Rngs(key)
             x = drop(self.first(x), rngs=first)
-            return self.classifier(drop(self.second(x)[:, -1], rngs=second))
+            return self.classifier(drop(jax.numpy.asarray(self.second(x))[:, -1], rngs=second))
 
     graph, params, rest = nnx.split(Network(nnx.Rngs(0)), nnx.Param, ...)
 
@@ -102,7 +118,7 @@ def flax_rnn() -> Callable[[int], None]:
         logits = nnx.merge(graph, params, rest, copy=True)(x, key)
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
-    return _jax_step(loss, params)
+    return params, loss
 
 
 def pytorch() -> Callable[[int], None]:
@@ -110,7 +126,7 @@ def pytorch() -> Callable[[int], None]:
     import torch
     from torch import nn
 
-    torch.set_num_threads(os.cpu_count() or 1)
+    torch.set_num_threads(CORES)
 
     class Network(nn.Module):
         def __init__(self) -> None:
@@ -138,7 +154,12 @@ def pytorch() -> Callable[[int], None]:
     return run
 
 
-PEERS = {"ours": ours, "pytorch": pytorch, "flax_rnn": flax_rnn}
+PEERS: dict[str, Callable[[], Callable[[int], None]]] = {
+    "ours": partial(_jax_step, ours, CORES),
+    "pytorch": pytorch,
+    "flax_rnn": partial(_jax_step, flax_rnn, 1),
+    "ours_one_device": partial(_jax_step, ours, 1),
+}
 
 
 def _serve(name: str, pipe: Any) -> None:
@@ -184,7 +205,7 @@ def measure(turns: int, steps: int, peers: tuple[str, ...] = tuple(PEERS)) -> di
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--turns", type=int, default=15, help="turns of every peer")
     parser.add_argument("--steps", type=int, default=8, help="steps a turn")
     parser.add_argument("--json", action="store_true", help="print one JSON object")

@@ -57,17 +57,21 @@ def model_of(
     """
     graph = nnx.graphdef(nnx.eval_shape(lambda: make(nnx.Rngs(0))))
 
+    def states(module: nnx.Module) -> tuple[Params, Params]:
+        params, stats = nnx.state(module, nnx.Param, ...)
+        return nnx.to_pure_dict(params), nnx.to_pure_dict(stats)
+
     @jax.jit
     def init(key: jax.Array) -> dict[str, Params]:
-        _, params, stats = nnx.split(make(nnx.Rngs(key)), nnx.Param, ...)
-        return {"params": nnx.to_pure_dict(params), "stats": nnx.to_pure_dict(stats)}
+        params, stats = states(make(nnx.Rngs(key)))
+        return {"params": params, "stats": stats}
 
     def apply(
         variables: Mapping[str, Params], batch: Batch, *, train: bool, key: jax.Array
     ) -> tuple[Outputs, Params]:
         module: Any = nnx.merge(graph, variables["params"], variables["stats"])
         outputs = module(batch, train=train, key=key)
-        return outputs, nnx.to_pure_dict(nnx.split(module, nnx.Param, ...)[2])
+        return outputs, states(module)[1]
 
     def penalty(params: Params) -> jax.Array:
         squares = [jnp.sum(jnp.square(params[layer]["kernel"])) for layer in kernels]

@@ -19,9 +19,9 @@ _glorot = jax.nn.initializers.glorot_uniform()
 class SequenceLSTM(nnx.Module):
     """Stacked LSTM layers, the last one's last state, and a linear classifier.
 
-    With `steps="frames"` the recurrence runs over the clip's T frames (paper 1, section 4.2). With
+    With `steps="frames"` the recurrence runs over the clip's T frames (ryumina2020). With
     `steps="features"` a sample is one frame, and the recurrence runs over its F features, one
-    scalar a step (paper 5, section 5.1 of its network figure).
+    scalar a step (attrah2024).
     """
 
     def __init__(self, settings: config.LSTM, features: int, classes: int, rngs: nnx.Rngs) -> None:
@@ -41,20 +41,19 @@ class SequenceLSTM(nnx.Module):
             x = jnp.swapaxes(x, 1, 2)
         elif settings.mask_padding:
             mask = batch["frame_mask"]
-        keys = jax.random.split(key, len(settings.units))
         # Time-major between the layers: the scans then read and write without transposing.
         x = jnp.swapaxes(x, 0, 1)
         for index in range(len(settings.units) - 1):
             x, _ = getattr(self, f"lstm_{index}")(x, mask=mask, time_major=True)
-            x = dropout(x, settings.dropout, train=train, key=keys[index])
+            x = dropout(x, settings.dropout, train=train, key=key, layer=index)
         index = len(settings.units) - 1
         _, last = getattr(self, f"lstm_{index}")(x, mask=mask, time_major=True)
-        x = dropout(last.h, settings.dropout, train=train, key=keys[index])
+        x = dropout(last.h, settings.dropout, train=train, key=key, layer=index)
         return Outputs(logits=self.classifier(x), embedding=last.h)
 
 
 class DenseNetwork(nnx.Module):
-    """Fully connected ReLU layers on one frame's features (paper 5, ablation)."""
+    """Fully connected ReLU layers on one frame's features (attrah2024, ablation)."""
 
     def __init__(self, settings: config.Dense, features: int, classes: int, rngs: nnx.Rngs) -> None:
         self.settings = settings
@@ -69,9 +68,8 @@ class DenseNetwork(nnx.Module):
         """Args: batch["features"] f32[B, 1, F]."""
         settings = self.settings
         x = batch["features"][:, 0]
-        keys = jax.random.split(key, len(settings.units))
         embedding = x
         for index, rate in enumerate(settings.dropout):
             embedding = jax.nn.relu(getattr(self, f"dense_{index}")(x))
-            x = dropout(embedding, rate, train=train, key=keys[index])
+            x = dropout(embedding, rate, train=train, key=key, layer=index)
         return Outputs(logits=self.classifier(x), embedding=embedding)
