@@ -12,6 +12,7 @@ from fer_jax.evaluation.evaluate import evaluate, render
 from fer_jax.evaluation.report import write_report
 from fer_jax.progress import Progress
 from fer_jax.training import loop
+from fer_jax.training.parallel import use_every_core
 from fer_jax.training.run_directory import write_text
 
 
@@ -34,6 +35,7 @@ def train_and_report(
     Returns:
       metrics.json's content, and the lines to show.
     """
+    use_every_core(experiment.train.batch)
     with Progress(f"train {experiment.name}", "epochs") as progress:
         summary = loop.train(experiment, run, on_progress=progress)
     if command and not (run / "command.txt").is_file():

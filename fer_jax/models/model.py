@@ -40,7 +40,8 @@ class Model:
     """key -> {"params": ..., "stats": ...}; stats is what the network updates itself
     (BatchNorm averages) and is empty for a network without."""
     apply: Apply
-    """(variables, batch, *, train, key) -> (Outputs, new stats); key only matters in training."""
+    """(variables, batch, *, train, key) -> (Outputs, new stats). The key only matters in training:
+    one key an example, [B], or one for all, which is folded with each example's place."""
     penalty: Callable[[Params], jax.Array]
     """params -> f32[], what the network's regularisers add to the loss."""
 

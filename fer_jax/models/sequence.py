@@ -45,7 +45,7 @@ class SequenceLSTM(nnx.Module):
         x = jnp.swapaxes(x, 0, 1)
         for index in range(len(settings.units) - 1):
             x, _ = getattr(self, f"lstm_{index}")(x, mask=mask, time_major=True)
-            x = dropout(x, settings.dropout, train=train, key=key, layer=index)
+            x = dropout(x, settings.dropout, train=train, key=key, layer=index, example_axis=1)
         index = len(settings.units) - 1
         _, last = getattr(self, f"lstm_{index}")(x, mask=mask, time_major=True)
         x = dropout(last.h, settings.dropout, train=train, key=key, layer=index)

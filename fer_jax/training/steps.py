@@ -58,8 +58,9 @@ def make_train_step(
     """Steps `start` to `stop` of an epoch, as one call that takes the state's memory.
 
     The loss of a batch is sum(weight * loss) / examples + penalty; examples are those of order
-    weight 1, over all devices, so padding counts nothing and devices do not change the sum. A
-    device draws its dropout from fold_in(fold_in(key, step), device).
+    weight 1, over all devices, so padding counts nothing and devices do not change the sum. An
+    example draws its dropout from fold_in(fold_in(key, step), its place in the batch), wherever it
+    lies.
 
     Returns:
       A function of (state, metrics so far, resident, key, index i32[D, S, b], weight f32[D, S, b],
@@ -74,11 +75,12 @@ def make_train_step(
             batch = _batch(resident, chosen, data.features)
             label, share = resident["label"][chosen], real * resident["weight"][chosen] / examples
             step_key = jax.random.fold_in(key, state.step)
-            device_key = jax.random.fold_in(step_key, lax.axis_index(parallel.AXIS))
+            place = lax.axis_index(parallel.AXIS) * len(chosen) + jnp.arange(len(chosen))
+            keys = jax.vmap(jax.random.fold_in, (None, 0))(step_key, place)
 
             def objective(params: Any) -> tuple[jax.Array, Any]:
                 variables = {"params": params, "stats": state.stats}
-                outputs, stats = model.apply(variables, batch, train=True, key=device_key)
+                outputs, stats = model.apply(variables, batch, train=True, key=keys)
                 value = jnp.sum(share * loss(outputs.logits, label))
                 return value + model.penalty(params) / mesh.size, (outputs.logits, stats)
 

@@ -217,6 +217,24 @@ def test_dropout_keeps_its_share_and_the_mean(models, rate):
     assert abs(both - rate**2) < 8 * deviation
 
 
+def test_an_examples_dropout_depends_on_its_own_key_alone(models):
+    import jax
+    import jax.numpy as jnp
+
+    from fer_jax.models.layers.dropout import dropout
+
+    x = jnp.ones((6, 5, 7))
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(3), jnp.arange(6))
+    whole = dropout(x, 0.4, train=True, key=jax.random.key(3), layer=2)
+    np.testing.assert_array_equal(whole, dropout(x, 0.4, train=True, key=keys, layer=2))
+    half = dropout(x[4:], 0.4, train=True, key=keys[4:], layer=2)
+    np.testing.assert_array_equal(whole[4:], half)
+    time_major = dropout(jnp.swapaxes(x, 0, 1), 0.4, train=True, key=keys, layer=2, example_axis=1)
+    np.testing.assert_array_equal(jnp.swapaxes(whole, 0, 1), time_major)
+    assert not np.array_equal(whole[0], whole[1])
+    assert not np.array_equal(whole, dropout(x, 0.4, train=True, key=keys, layer=1))
+
+
 def test_population_of_networks_equals_each_alone(models):
     import jax
 

@@ -135,6 +135,11 @@ def test_eight_devices_are_one_device(one, eight, order) -> None:
     assert_close(one.evaluate(SAMPLES, order), eight.evaluate(SAMPLES, order))
 
 
+@pytest.mark.parametrize("model", [DROPOUT, LSTM])
+def test_an_example_draws_the_same_dropout_on_any_device(order, model: dict) -> None:
+    assert_close(*(Setup(devices, model=model).train(SAMPLES, order) for devices in (1, 8)))
+
+
 def test_a_batch_that_devices_do_not_divide(one, eight) -> None:
     order = batches.epoch_order(seed=1, epoch=0, n=37, batch=13)
     assert_close(one.train(SAMPLES, order), eight.train(SAMPLES, order))

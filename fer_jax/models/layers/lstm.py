@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -254,7 +254,8 @@ def lstm(
         initial = State(zeros, zeros)
     mask = None if mask is None else mask.T
     arrays = _vary_alike((x, kernel, recurrent_kernel, bias, State(*initial), mask))
-    run: Callable[..., tuple[jax.Array, State]] = _lstm  # custom_vjp hides its type
+    # The cast tells type checkers what custom_vjp hides from them.
+    run = cast(Callable[..., tuple[jax.Array, State]], _lstm)
     h, last = run(activation, jnp.dtype(dtype or state_dtype), *arrays)
     return (h if time_major else jnp.swapaxes(h, 0, 1)), last
 
