@@ -29,11 +29,11 @@ def experiment() -> Experiment:
             kernel_l2=1.95e-6,
         ),
         optim=Optim(
-            name="adamw", lr=2e-3, schedule="cosine", weight_decay=0.05, amsgrad=True,
+            name="adamw", lr=1e-3, schedule="cosine", weight_decay=0.05, amsgrad=True,
             clip_norm=1.0,
         ),
         train=Train(
-            epochs=25, batch=128, monitor="validation/macro_f1",
-            loss=Loss(class_weights=(0.9, 1.25, 0.9)),
+            epochs=50, batch=128, monitor="validation/macro_f1",
+            loss=Loss(class_weights=(0.9, 1.35, 0.9)),
         ),
     )  # fmt: skip
