@@ -4,7 +4,15 @@ Records: fer-jax preprocess fer2013 RAW records/ --outputs blendshapes,crops
 Run:     fer-jax train configs/attrah2024_lstm.py --data.dir records/
 
 The paper's network (44,631 parameters), classes, caps and cleaning; FER2013's public test
-validates, its private test tests.
+validates, its private test tests. Different from the paper: a rate 2,000 times larger with a
+cosine to 0 in 25 epochs instead of 5,000 (attrah2024_lstm_paper.py has the paper's optimizer),
+z-scored input, dropout 0.2, class weights chosen on the validation images (the caps leave too few
+"unknown" ones), and all 3,208 detectable private-test images where the paper has 1,646.
+
+Expected: see results/attrah2024.csv, which holds every run behind this line: accuracy 0.734 (seed
+0; 0.740 seed 1) and macro F1 0.665 (0.666), paper 0.7199 and 0.6298; 65 s on 2 cores of a CPU.
+8.5 % of the test images are exact copies of training images, which the audit reports; that is
+FER2013's own, and holds for every published number on it.
 """
 
 from fer_jax.config import LSTM, Data, Experiment, Loss, Optim, Protocol, Train
@@ -29,11 +37,11 @@ def experiment() -> Experiment:
             kernel_l2=1.95e-6,
         ),
         optim=Optim(
-            name="adamw", lr=1e-3, schedule="cosine", weight_decay=0.05, amsgrad=True,
+            name="adamw", lr=2e-3, schedule="cosine", weight_decay=0.05, amsgrad=True,
             clip_norm=1.0,
         ),
         train=Train(
-            epochs=50, batch=128, monitor="validation/macro_f1",
-            loss=Loss(class_weights=(0.9, 1.35, 0.9)),
+            epochs=25, batch=128, monitor="validation/macro_f1",
+            loss=Loss(class_weights=(0.9, 1.45, 0.95)),
         ),
     )  # fmt: skip
