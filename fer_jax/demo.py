@@ -12,14 +12,14 @@ SUBJECTS = 16
 
 
 def experiment(records: Path) -> Experiment:
-    """Paper 1's network, narrower, on landmark distances; whole subjects are kept for testing."""
+    """configs/landmarks_lstm.py for clips of 24 frames, whole subjects kept for testing."""
     return Experiment(
         name="demo",
         data=Data(dir=str(records), labels="crema6", features="distances-259", frames=30),
         protocol=Protocol(name="subject", validation=0.13, test=0.25),
-        model=LSTM(units=(32, 64), dropout=0.3),
-        optim=Optim(lr=2e-3, weight_decay=5e-5),
-        train=Train(epochs=40, batch=16),
+        model=LSTM(units=(64, 128), dropout=0.4, mask_padding=True),
+        optim=Optim(lr=1e-3, weight_decay=5e-5),
+        train=Train(epochs=60, batch=32),
     )
 
 
