@@ -192,6 +192,18 @@ def _predictions(
     return text.getvalue()
 
 
+def load_metrics(run: Path) -> dict[str, Any]:
+    """metrics.json of an evaluated run.
+
+    Raises:
+      UserError: the run has not been evaluated.
+    """
+    path = run / "metrics.json"
+    if not path.is_file():
+        raise UserError(f"{run} has no metrics.json: run `fer-jax evaluate {run}` first")
+    return json.loads(path.read_text())
+
+
 def render(found: dict[str, Any]) -> str:
     """Metrics as a small table, beside the paper's where the config names them."""
     reported = found.get("reported", {})

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from pathlib import Path
 from typing import Any
 
 from fer_jax.errors import UserError
+from fer_jax.evaluation.evaluate import load_metrics
 from fer_jax.training.run_directory import History, write_text
 
 _FIGURES = ("accuracy", "uar", "macro_f1")
@@ -21,9 +21,7 @@ def result_row(run: str | Path) -> dict[str, Any]:
       UserError: the run has not been evaluated.
     """
     run = Path(run)
-    if not (run / "metrics.json").is_file():
-        raise UserError(f"{run} has no metrics.json: run `fer-jax evaluate {run}` first")
-    metrics = json.loads((run / "metrics.json").read_text())
+    metrics = load_metrics(run)
     history, command = History(run).read(), run / "command.txt"
     row = {
         "experiment": metrics["experiment"],

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from itertools import pairwise
 from typing import Any
 
@@ -229,3 +232,22 @@ def test_predictions_do_not_depend_on_the_batch() -> None:
 def test_too_many_devices() -> None:
     with pytest.raises(UserError, match=r"--parallel\.devices 9: this machine has 8 cpu"):
         parallel.make_mesh(config.Parallel(devices=9))
+
+
+def test_a_cpu_has_one_device_a_core_unless_the_user_said_otherwise() -> None:
+    code = (
+        "import os; os.environ.pop('XLA_FLAGS', None); os.sched_getaffinity = lambda _: range(6);"
+        "from fer_jax.training.parallel import use_every_core; import jax; use_every_core({batch});"
+        "print(jax.local_device_count()); use_every_core(512); print(jax.local_device_count())"
+    )
+
+    def devices(batch: int, **variables: str) -> list[str]:
+        environment = {**os.environ, "JAX_PLATFORMS": "cpu", **variables}
+        words = [sys.executable, "-c", code.format(batch=batch)]
+        done = subprocess.run(words, env=environment, capture_output=True, text=True, check=True)
+        return done.stdout.split()
+
+    assert devices(512) == ["6", "6"]
+    assert devices(48) == ["3", "3"]
+    assert devices(8) == ["1", "1"]
+    assert devices(512, JAX_NUM_CPU_DEVICES="2") == ["2", "2"]

@@ -9,8 +9,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from fer_jax.errors import UserError
-from fer_jax.evaluation.evaluate import interval_note
+from fer_jax.evaluation.evaluate import interval_note, load_metrics
 from fer_jax.evaluation.report import plots
 from fer_jax.training.run_directory import write_text
 
@@ -33,9 +32,7 @@ def write_report(run: str | Path) -> Path:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     run = Path(run)
-    if not (run / "metrics.json").is_file():
-        raise UserError(f"{run} has no metrics.json: run `fer-jax evaluate {run}` first")
-    metrics = json.loads((run / "metrics.json").read_text())
+    metrics = load_metrics(run)
     config = json.loads((run / "config.json").read_text())
     history = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
     environment = Environment(
