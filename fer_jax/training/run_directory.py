@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -50,6 +51,7 @@ def claim(run: Path, experiment: Experiment) -> Iterator[None]:
     """
     if run.exists() and not run.is_dir():
         raise UserError(f"{run} is a file: give a directory for the run")
+    made = not run.exists()
     run.mkdir(parents=True, exist_ok=True)
     with open(run / ".lock", "w") as lock:
         try:
@@ -63,7 +65,12 @@ def claim(run: Path, experiment: Experiment) -> Iterator[None]:
         if path.is_file() and checkpoint.sealed_steps(checkpoints_of(run)):
             _compare(run, config.load_config(path), experiment)
         write_text(path, json.dumps(experiment.to_json(), indent=1) + "\n")
-        yield
+        try:
+            yield
+        except UserError:
+            if made and not History(run).read():
+                shutil.rmtree(run)  # A mistake before the first epoch leaves nothing behind.
+            raise
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:

@@ -290,3 +290,14 @@ def test_tensorboard_events_can_be_read(experiment, tmp_path) -> None:
     for line in history(run):
         wanted = line["validation/accuracy"]
         assert found[line["epoch"], "validation/accuracy"] == pytest.approx(wanted)
+
+
+def test_a_mistake_before_the_first_epoch_leaves_no_run_directory(tmp_path) -> None:
+    experiment = config.from_json({"name": "x", "data": {"dir": str(tmp_path / "absent")}})
+    with pytest.raises(UserError, match="does not exist"):
+        loop.train(experiment, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(UserError, match="does not exist"):
+        loop.train(experiment, tmp_path / "mine")
+    assert (tmp_path / "mine").is_dir()
