@@ -20,7 +20,7 @@ SHARDS = 12
 
 #: Reading is slowed down in the workers, so that a signal finds them at work.
 BUILD = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
 from preprocessing import video
 from preprocessing.build import Interrupted, make_recipe, preprocess
@@ -33,6 +33,8 @@ def slow(path):
 
 video.read_frames = slow
 if __name__ == "__main__":
+    # A shell's background jobs ignore Ctrl-C and hand that down; a user's terminal does not.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     recipe = make_recipe("folder", ("crops",), align="none", crop_size=16, crop_format="png")
     try:
         preprocess("folder", Path(sys.argv[1]), Path(sys.argv[2]), recipe=recipe, workers=2,
@@ -71,8 +73,6 @@ def _start(script, raw, out):
         stdout=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        # A shell's background jobs ignore Ctrl-C and hand that down; a user's terminal does not.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
