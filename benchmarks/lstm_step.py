@@ -82,7 +82,7 @@ def ours() -> tuple[Any, Any]:
     from fer_jax import config, models
 
     settings = config.LSTM(units=UNITS, dropout=DROPOUT)
-    model = models.build(settings, features=FEATURES, frames=STEPS, classes=CLASSES)
+    model = models.build(settings, models.Inputs(frames=STEPS, features=FEATURES), CLASSES)
 
     def loss(params, x, labels, key):
         batch = {"features": x, "frame_mask": jax.numpy.ones(x.shape[:2], bool)}

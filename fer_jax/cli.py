@@ -20,7 +20,7 @@ from fer_jax import __version__
 from fer_jax.errors import UserError
 
 #: Commands whose compiled programs are kept for the next time.
-COMPILING = ("train", "evaluate", "predict", "demo")
+COMPILING = ("train", "evaluate", "predict", "extract", "demo")
 EPILOG = (
     "Exit codes: 0 done, 2 a mistake you can fix, 1 a bug of ours, 3 done but some files could not "
     "be read, 4 audit --strict found a leak, 130 interrupted."
@@ -139,6 +139,26 @@ def _predict(args: argparse.Namespace) -> tuple[int, dict[str, Any], str]:
     ]
     lines += [f"{item['file']}: skipped, {item['reason']}" for item in report["skipped"]]
     return 3 if report["skipped"] else 0, report, "\n".join(lines)
+
+
+def _extract(args: argparse.Namespace) -> tuple[int, dict[str, Any], str]:
+    from fer_jax.evaluation.embed import extract
+    from fer_jax.progress import Progress
+
+    with Progress("extract", "clips") as progress:
+        report = extract(args.run_dir, args.dir, args.name, on_progress=progress)
+    text = (
+        f"{report['features']}: {report['clips']} clips in {report['dir']}; train on them with "
+        f"--data.dir {args.dir} --data.features {report['features']}"
+    )
+    return 0, report, text
+
+
+def _models(args: argparse.Namespace) -> tuple[int, dict[str, Any], str]:
+    from fer_jax.evaluation.systems import list_systems, render
+
+    found = list_systems(args.configs)
+    return 0, {"models": found}, render(found)
 
 
 def _demo(args: argparse.Namespace) -> tuple[int, dict[str, Any], str]:
@@ -271,6 +291,24 @@ def make_parser() -> argparse.ArgumentParser:
     p.add_argument("files", type=Path, nargs="+", metavar="FILE")
     p.add_argument("--out", type=Path, help="where to write (default: RUN/predictions)")
     p.add_argument("--no-video", action="store_true", help="no annotated copy")
+
+    p = add(
+        "extract",
+        _extract,
+        "Write a network's features of every frame beside the records, to train on.",
+        "fer-jax extract runs/abdullah2020_xception-1a2b3c4d records/ --name xception",
+    )
+    p.add_argument("run_dir", type=Path, metavar="RUN")
+    p.add_argument("dir", type=Path, metavar="DIR")
+    p.add_argument("--name", required=True, help="what a config calls them: extracted/NAME-SIZE")
+
+    p = add(
+        "models",
+        _models,
+        "The systems that configs describe: parameters, FLOPs, memory, paper.",
+        "fer-jax models",
+    )
+    p.add_argument("configs", type=Path, nargs="?", metavar="DIR", help="another folder of configs")
 
     add(
         "doctor",

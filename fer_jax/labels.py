@@ -101,6 +101,19 @@ LABEL_SPACES: Mapping[str, LabelSpace] = {
             "ravdess8", "neutral", "calm", "happy", "sad", "angry", "fear", "disgust", "surprise"
         ),
         _same("fer7", "angry", "disgust", "fear", "happy", "sad", "surprise", "neutral"),
+        # Papers 3 and 4: Oulu-CASIA's six, alphabetical; AffectNet's seven in the order of its ids.
+        _same("oulu6", "angry", "disgust", "fear", "happy", "sad", "surprise"),
+        _same("affectnet7", "neutral", "happy", "sad", "surprise", "fear", "disgust", "angry"),
+        # Paper 4's three classes; it does not say where surprise belongs (reproduction 4.4).
+        LabelSpace(
+            "affectnet3",
+            ("neutral", "positive", "negative"),
+            {
+                "neutral": "neutral",
+                **dict.fromkeys(("happy", "surprise"), "positive"),
+                **dict.fromkeys(("sad", "fear", "disgust", "angry"), "negative"),
+            },
+        ),
         # Paper 5: happy and sad are what a robot reacts to, everything else is one class.
         LabelSpace(
             "attrah3",

@@ -44,11 +44,18 @@ TENSORS: Mapping[str, tuple[tuple[int | None, ...], np.dtype]] = {
     "blendshapes": ((None, 52), np.dtype("<f4")),
     "pose": ((None, 4, 4), np.dtype("<f4")),
     "votes": ((10,), np.dtype("<f4")),
+    "crop_matrix": ((None, 2, 3), np.dtype("<f4")),
 }
 _ESCAPE = "surrogateescape"
-#: Streams that a record directory may or may not hold. `crops` are encoded images.
-OPTIONAL = ("landmarks68", "landmarks478", "blendshapes", "pose", "votes", "crops")
-
+#: Streams of encoded images, one for each frame where a face was found.
+IMAGES = ("crops", "frontal")
+#: What `preprocess --outputs` must name for a stream.
+OUTPUTS: Mapping[str, str] = {
+    "landmarks68": "landmarks", "landmarks478": "blendshapes", "blendshapes": "blendshapes",
+    "pose": "blendshapes", "crop_matrix": "crops", "crops": "crops", "frontal": "frontal",
+}  # fmt: skip
+#: Streams that a record directory may or may not hold.
+OPTIONAL = ("landmarks68", "landmarks478", "blendshapes", "pose", "votes", "crop_matrix", *IMAGES)
 
 _REQUIRED = ("schema_version", *_TEXT, *_SCALARS, *(n for n in TENSORS if n not in OPTIONAL))
 
@@ -82,7 +89,12 @@ class Clip:
       blendshapes: f32[T, 52], MediaPipe's scores in its own order.
       pose: f32[T, 4, 4], MediaPipe's facial transformation matrix.
       votes: f32[10], FER+ votes of ten annotators, in the order of its file.
+      crop_matrix: f32[T, 2, 3], source pixels to the pixels of `crops`: M @ (x, y, 1), pixel
+        centres at whole numbers.
       crops: one encoded image (JPEG or PNG) for each frame, None where no face was found.
+      frontal: the same, the face as seen from the front (`preprocessing.frontalize`).
+      extracted: f32[T, F], what a network made of each frame; not in the record but beside it
+        (`fer_jax.data.extracted`).
     """
 
     clip_id: str
@@ -108,7 +120,10 @@ class Clip:
     blendshapes: np.ndarray | None = None
     pose: np.ndarray | None = None
     votes: np.ndarray | None = None
+    crop_matrix: np.ndarray | None = None
     crops: tuple[bytes | None, ...] | None = None
+    frontal: tuple[bytes | None, ...] | None = None
+    extracted: np.ndarray | None = None
 
     @property
     def frames(self) -> int:
@@ -158,7 +173,7 @@ def frame_record(payload: bytes) -> bytes:
 
 
 @cache
-def _example_class() -> Any:
+def example_class() -> Any:
     """The message class of `tf.train.Example`.
 
     The same as tensorflow/core/example/example.proto, declared here because importing the class
@@ -206,7 +221,7 @@ def encode(clip: Clip) -> bytes:
     Raises:
       ValueError: a tensor's shape does not fit the schema or the clip's T.
     """
-    example = _example_class()()
+    example = example_class()()
     feature = example.features.feature
     feature["schema_version"].int64_list.value.append(SCHEMA_VERSION)
     for name in _TEXT:
@@ -227,11 +242,13 @@ def encode(clip: Clip) -> bytes:
             raise ValueError(f"{clip.clip_id}: {name} is {np.shape(value)}, schema says {want}")
         data = np.ascontiguousarray(value, dtype).tobytes()
         feature[name].bytes_list.value.append(data)
-    if clip.crops is not None:
-        found = [crop is not None for crop in clip.crops]
-        if found != [bool(f) for f in clip.face_found]:
-            raise ValueError(f"{clip.clip_id}: crops and face_found disagree")
-        feature["crops"].bytes_list.value.extend(c for c in clip.crops if c is not None)
+    for name in IMAGES:
+        images = getattr(clip, name)
+        if images is None:
+            continue
+        if [image is not None for image in images] != [bool(f) for f in clip.face_found]:
+            raise ValueError(f"{clip.clip_id}: {name} and face_found disagree")
+        feature[name].bytes_list.value.extend(i for i in images if i is not None)
     return example.SerializeToString(deterministic=True)
 
 
@@ -251,7 +268,7 @@ def decode(payload: bytes, streams: Collection[str] | None = None) -> Clip:
     from google.protobuf.message import DecodeError
 
     try:
-        feature = _example_class().FromString(payload).features.feature
+        feature = example_class().FromString(payload).features.feature
         missing = [n for n in _REQUIRED if n not in feature]
         if missing:
             raise UserError(f"not a FER-JAX clip: it lacks {', '.join(missing)}")
@@ -283,13 +300,15 @@ def _clip(feature: Any, streams: Collection[str]) -> Clip:
             continue
         data = np.frombuffer(feature[name].bytes_list.value[0], dtype)
         values[name] = data.reshape([frames if n is None else n for n in shape])
-    if "crops" in streams and "crops" in feature:
-        crops = feature["crops"].bytes_list.value
-        found = values["face_found"]
-        if len(crops) != np.count_nonzero(found):
-            raise ValueError(f"{len(crops)} crops, {np.count_nonzero(found)} faces found")
-        images = iter(crops)
-        values["crops"] = tuple(next(images) if f else None for f in found)
+    found = values["face_found"]
+    for name in IMAGES:
+        if not (name in streams and name in feature):
+            continue
+        images = feature[name].bytes_list.value
+        if len(images) != np.count_nonzero(found):
+            raise ValueError(f"{len(images)} {name}, {np.count_nonzero(found)} faces found")
+        left = iter(images)
+        values[name] = tuple(next(left) if f else None for f in found)
     return Clip(**values)
 
 
@@ -297,17 +316,19 @@ _TFDS = "tensorflow_datasets.core.features."
 
 
 def tfds_features(
-    streams: Collection[str], crop_shape: tuple[int, int, int] | None, crop_format: str
+    streams: Collection[str],
+    image_shapes: Mapping[str, tuple[int, int, int]],
+    image_format: str,
 ) -> dict[str, Any]:
     """The schema as TFDS's features.json describes it (TFDS 4, `FeaturesDict.to_json`).
 
     Args:
       streams: the optional streams that every clip of the directory has.
-      crop_shape: height, width, channels of `crops`.
-      crop_format: "jpeg" or "png".
+      image_shapes: (height, width, channels) of each of the `IMAGES` among them.
+      image_format: "jpeg" or "png".
 
     Raises:
-      ValueError: an unknown stream, or crops without a shape.
+      ValueError: an unknown stream, or images without a shape.
     """
     if unknown := set(streams).difference(OPTIONAL):
         raise ValueError(f"unknown streams {sorted(unknown)}")
@@ -334,15 +355,17 @@ def tfds_features(
                 "pythonClassName": _TFDS + "tensor_feature.Tensor",
                 "tensor": tensor(shape, dtype.name, "bytes"),
             }
-    if "crops" in streams:
-        if crop_shape is None:
-            raise ValueError("crops need a shape")
+    for name in IMAGES:
+        if name not in streams:
+            continue
+        if name not in image_shapes:
+            raise ValueError(f"{name} has no shape")
         image = {
             "dtype": "uint8",
-            "encodingFormat": crop_format,
-            "shape": {"dimensions": [str(n) for n in crop_shape]},
+            "encodingFormat": image_format,
+            "shape": {"dimensions": [str(n) for n in image_shapes[name]]},
         }
-        features["crops"] = {
+        features[name] = {
             "pythonClassName": _TFDS + "sequence_feature.Sequence",
             "sequence": {
                 "feature": {"image": image, "pythonClassName": _TFDS + "image_feature.Image"},

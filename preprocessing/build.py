@@ -327,7 +327,7 @@ def _complete(plan: Plan, out: Path, manifests: Mapping[str, dict], report: Buil
         [manifest["records"] for manifest in ordered],
         sum(manifest["bytes"] for manifest in ordered),
         plan.streams,
-        plan.recipe.crop_shape,
+        plan.recipe.image_shapes,
         plan.recipe.crop_format,
         {"build": plan.identity, "build_sha256": plan.sha256},
     )

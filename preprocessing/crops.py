@@ -47,11 +47,20 @@ def crop_matrix(eyes: np.ndarray, size: int) -> np.ndarray:
     return np.hstack([linear, (middle - linear @ eyes.mean(0))[:, None]])
 
 
-def aligned_crop(image: np.ndarray, landmarks: np.ndarray, size: int) -> np.ndarray:
-    """The aligned face, u8[S, S, 3], out of an image u8[H, W, 3]."""
+def whole_matrix(width: int, height: int, size: int) -> np.ndarray:
+    """The transform, f64[2, 3], that stretches the whole picture as `whole_crop` does.
+
+    The edges of the picture come to lie on the edges of the crop, half a pixel outside the centres
+    of the outermost pixels.
+    """
+    x, y = size / width, size / height
+    return np.array([[x, 0, (x - 1) / 2], [0, y, (y - 1) / 2]])
+
+
+def aligned_crop(image: np.ndarray, matrix: np.ndarray, size: int) -> np.ndarray:
+    """The face, u8[S, S, 3], out of an image u8[H, W, 3], by its `crop_matrix`."""
     import cv2
 
-    matrix = crop_matrix(eye_centres(landmarks), size)
     # Shrinking: sample a whole multiple of the size, then average, so that nothing aliases.
     factor = max(1, int(1 / np.hypot(matrix[0, 0], matrix[0, 1])))
     matrix = factor * matrix

@@ -10,16 +10,24 @@ from types import TracebackType
 import numpy as np
 
 from fer_jax.errors import UserError
-from fer_jax.records import Clip
-from preprocessing.crops import aligned_crop, encode_crop, whole_crop
+from fer_jax.records import IMAGES, Clip
+from preprocessing.crops import (
+    aligned_crop,
+    crop_matrix,
+    encode_crop,
+    eye_centres,
+    whole_crop,
+    whole_matrix,
+)
 from preprocessing.faces_dlib import DlibFaces
 from preprocessing.faces_mediapipe import MediaPipeFaces
+from preprocessing.frontalize import SYMMETRIES, Frontalizer
 from preprocessing.track import Face, Tracker, match
 from preprocessing.video import Frame, VideoError
 
 #: Raise it when what is extracted changes: shards of another version are not resumed.
-EXTRACTION_VERSION = 1
-OUTPUTS = ("landmarks", "blendshapes", "crops")
+EXTRACTION_VERSION = 2
+OUTPUTS = ("landmarks", "blendshapes", "crops", "frontal")
 #: A dlib box and the extent of MediaPipe's points overlap by about 0.6 on one face.
 SAME_FACE_IOU = 0.25
 #: The dlib detector follows boxes and looks at the whole picture every so many frames.
@@ -36,13 +44,16 @@ class Recipe:
 
     Attributes:
       outputs: of "landmarks" (68 points, dlib), "blendshapes" (52 scores, 478 points and pose,
-        MediaPipe) and "crops".
+        MediaPipe), "crops" and "frontal" (see `preprocessing.frontalize`; by MediaPipe's points
+        where they are extracted and found, else by dlib's).
       crop_size: side of a crop, pixels.
-      crop_color: "rgb" or "gray".
+      crop_color: "rgb" or "gray"; of frontal pictures too, as are the next two.
       crop_format: "jpeg" or "png".
       crop_quality: of a JPEG, 1 to 100.
       align: "face" cuts crops by the eyes (see `preprocessing.crops`), "none" stretches the whole
         picture, for corpora whose pictures are face crops already.
+      frontal_size: side of a frontal picture, pixels; None for that of a crop.
+      frontal_symmetry: "none" or "soft".
       max_faces: most faces looked at in a frame, before the subject is chosen.
 
     Raises:
@@ -55,6 +66,8 @@ class Recipe:
     crop_format: str = "jpeg"
     crop_quality: int = 95
     align: str = "face"
+    frontal_size: int | None = None
+    frontal_symmetry: str = "none"
     max_faces: int = 4
 
     def __post_init__(self) -> None:
@@ -65,16 +78,20 @@ class Recipe:
         # One order, so that equal recipes are equal.
         ordered = tuple(name for name in OUTPUTS if name in self.outputs)
         object.__setattr__(self, "outputs", ordered)
+        if self.frontal_size is None:
+            object.__setattr__(self, "frontal_size", self.crop_size)
         for name, known in (
             ("crop_color", ("rgb", "gray")),
             ("crop_format", ("jpeg", "png")),
             ("align", ("face", "none")),
+            ("frontal_symmetry", SYMMETRIES),
         ):
             if getattr(self, name) not in known:
                 raise UserError(f"{name}: {getattr(self, name)!r}, choose from {', '.join(known)}")
         for name, low, high in (
             ("crop_size", 16, 1024),
             ("crop_quality", 1, 100),
+            ("frontal_size", 16, 1024),
             ("max_faces", 1, 64),
         ):
             if not low <= getattr(self, name) <= high:
@@ -88,18 +105,17 @@ class Recipe:
     def uses_dlib(self) -> bool:
         if "landmarks" in self.outputs:
             return True
-        return self.crops_faces and not self.uses_mediapipe
+        aligns = "crops" in self.outputs and self.align == "face"
+        return (aligns or "frontal" in self.outputs) and not self.uses_mediapipe
 
     @property
-    def crops_faces(self) -> bool:
-        return "crops" in self.outputs and self.align == "face"
-
-    @property
-    def crop_shape(self) -> tuple[int, int, int] | None:
-        """Shape (H, W, C) of a decoded crop, None without crops."""
-        if "crops" not in self.outputs:
-            return None
-        return (self.crop_size, self.crop_size, 3 if self.crop_color == "rgb" else 1)
+    def image_shapes(self) -> dict[str, tuple[int, int, int]]:
+        """Shape (H, W, C) of the decoded images of each stream of images."""
+        assert self.frontal_size is not None, "set from crop_size"
+        channels = 3 if self.crop_color == "rgb" else 1
+        sides = {"crops": self.crop_size, "frontal": self.frontal_size}
+        return {name: (sides[name], sides[name], channels) for name in IMAGES
+                if name in self.outputs}  # fmt: skip
 
     def to_json(self) -> dict:
         """Every option and the version of the extraction; equal dicts give equal records."""
@@ -127,6 +143,10 @@ class Extractor:
         self._mediapipe = (
             MediaPipeFaces(max_faces=recipe.max_faces) if recipe.uses_mediapipe else None
         )
+        self._frontalizer = None
+        if "frontal" in recipe.outputs:
+            side, _, _ = recipe.image_shapes["frontal"]
+            self._frontalizer = Frontalizer(side, recipe.frontal_symmetry)
 
     def __enter__(self) -> Extractor:
         return self
@@ -161,7 +181,6 @@ class Extractor:
         tracker = Tracker()
         index: list[int] = []
         times: list[float] = []
-        whole: list[bytes | None] = []
         hints: list[np.ndarray] = []
         shape = (0, 0, 0)
         for t, frame in enumerate(frames):
@@ -173,7 +192,7 @@ class Extractor:
             index.append(frame.index)
             times.append(frame.time_ms)
             faces, hints = self._faces(image, () if t % FULL_SEARCH_EVERY == 0 else hints)
-            whole.append(self._crop(image, faces))
+            self._picture(image, faces)
             tracker.add(t, faces)
         if not index:
             raise VideoError("no frames")
@@ -186,7 +205,7 @@ class Extractor:
             height=shape[0],
             frame_index=np.array(index, np.int32),
             time_ms=np.array(times, np.float32),
-            **self._streams(subject, whole),
+            **self._streams(subject, len(index)),
         )
 
     def _faces(
@@ -212,22 +231,27 @@ class Extractor:
                     faces.append(other)
         return faces, boxes
 
-    def _crop(self, image: np.ndarray, faces: list[Face]) -> bytes | None:
-        """Gives each face its aligned crop, or returns the crop of the whole picture."""
+    def _picture(self, image: np.ndarray, faces: list[Face]) -> None:
+        """Gives each face its crop and its frontal picture."""
         recipe = self.recipe
-        if "crops" not in recipe.outputs or not faces:
-            return None
         how = recipe.crop_color, recipe.crop_format, recipe.crop_quality
-        if recipe.align == "none":
-            return encode_crop(whole_crop(image, recipe.crop_size), *how)
-        for face in faces:
-            points = face.landmarks68 if face.landmarks68 is not None else face.landmarks478
-            assert points is not None, "each detector gives landmarks"
-            face.crop = encode_crop(aligned_crop(image, points, recipe.crop_size), *how)
-        return None
+        size = recipe.crop_size
+        if "crops" in recipe.outputs and recipe.align == "none" and faces:
+            matrix = whole_matrix(image.shape[1], image.shape[0], size)
+            crop = encode_crop(whole_crop(image, size), *how)
+            for face in faces:
+                face.crop_matrix, face.crop = matrix, crop
+        elif "crops" in recipe.outputs:
+            for face in faces:
+                points = _points(face.landmarks68, face.landmarks478)
+                face.crop_matrix = crop_matrix(eye_centres(points), size)
+                face.crop = encode_crop(aligned_crop(image, face.crop_matrix, size), *how)
+        if self._frontalizer is not None:
+            for face in faces:
+                points = _points(face.landmarks478, face.landmarks68)
+                face.frontal = encode_crop(self._frontalizer.frontalize(image, points), *how)
 
-    def _streams(self, subject: dict[int, Face], whole: list[bytes | None]) -> dict:
-        frames = len(whole)
+    def _streams(self, subject: dict[int, Face], frames: int) -> dict:
         found = np.zeros(frames, bool)
         found[list(subject)] = True
 
@@ -246,15 +270,22 @@ class Extractor:
             streams["landmarks478"] = stream("landmarks478", 478, 3)
             streams["blendshapes"] = stream("blendshapes", 52)
             streams["pose"] = stream("pose", 4, 4)
-        if self.recipe.crops_faces:
+        if "crops" in self.recipe.outputs:
+            streams["crop_matrix"] = stream("crop_matrix", 2, 3)
             streams["crops"] = tuple(
                 subject[t].crop if t in subject else None for t in range(frames)
             )
-        elif "crops" in self.recipe.outputs:
-            streams["crops"] = tuple(
-                crop if seen else None for crop, seen in zip(whole, found, strict=True)
+        if "frontal" in self.recipe.outputs:
+            streams["frontal"] = tuple(
+                subject[t].frontal if t in subject else None for t in range(frames)
             )
         return streams
+
+
+def _points(first: np.ndarray | None, second: np.ndarray | None) -> np.ndarray:
+    points = first if first is not None else second
+    assert points is not None, "each detector gives landmarks"
+    return points
 
 
 def _timing(times: list[float]) -> dict[str, float]:

@@ -28,7 +28,8 @@ class Face:
       blendshapes: f32[52].
       pose: f32[4, 4].
       score: how sure the detectors are; 0 is the edge of being a face, 1 a sure face for each.
-      crop: encoded image.
+      crop_matrix: f64[2, 3], source pixels to the pixels of the crop.
+      crop, frontal: encoded images.
     """
 
     box: np.ndarray
@@ -37,7 +38,9 @@ class Face:
     landmarks478: np.ndarray | None = None
     blendshapes: np.ndarray | None = None
     pose: np.ndarray | None = None
+    crop_matrix: np.ndarray | None = None
     crop: bytes | None = None
+    frontal: bytes | None = None
 
     @property
     def prominence(self) -> float:

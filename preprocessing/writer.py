@@ -121,8 +121,8 @@ def write_dataset_info(
     shard_lengths: Sequence[int],
     num_bytes: int,
     streams: Collection[str],
-    crop_shape: tuple[int, int, int] | None,
-    crop_format: str,
+    image_shapes: Mapping[str, tuple[int, int, int]],
+    image_format: str,
     metadata: Mapping[str, Any],
 ) -> None:
     """Write what makes a directory of shards a TFDS directory; its presence says "complete".
@@ -136,15 +136,15 @@ def write_dataset_info(
       shard_lengths: clips in each shard; a shard may be empty.
       num_bytes: size of all shards together.
       streams: the optional streams that every clip has.
-      crop_shape: height, width, channels of the crops; None without crops.
-      crop_format: "jpeg" or "png".
+      image_shapes: (height, width, channels) of each stream of images.
+      image_format: "jpeg" or "png".
       metadata: anything else worth knowing, as JSON.
 
     Raises:
       UserError: the disk is full.
-      ValueError: an unknown stream, or crops without a shape.
+      ValueError: an unknown stream, or images without a shape.
     """
-    features = tfds_features(streams, crop_shape, crop_format)
+    features = tfds_features(streams, image_shapes, image_format)
     info = {
         "description": "Facial-expression clips, one tf.train.Example a clip, by FER-JAX.",
         "disableShuffling": True,

@@ -101,7 +101,7 @@ def write_face_records(out: Path, clips: list) -> Path:
     out.mkdir(parents=True)
     info = writer.write_shard(out / writer.shard_name("tiny", 0, 1), map(encode, clips))
     writer.write_dataset_info(
-        out, "tiny", [info.records], info.bytes, ("landmarks68",), None, "png", {}
+        out, "tiny", [info.records], info.bytes, ("landmarks68",), {}, "png", {}
     )
     return out
 

@@ -10,7 +10,7 @@ from hypothesis.extra import numpy as hnp
 
 from fer_jax import records
 from fer_jax.errors import UserError
-from fer_jax.records import OPTIONAL, SCHEMA_VERSION, TENSORS, Clip, decode, encode
+from fer_jax.records import IMAGES, OPTIONAL, SCHEMA_VERSION, TENSORS, Clip, decode, encode
 
 TEXT = st.text(max_size=12)
 FLOAT32 = st.floats(width=32)
@@ -30,10 +30,11 @@ def clips(draw):
     for name in TENSORS:
         if name not in OPTIONAL or draw(st.booleans()):
             values[name] = draw(tensor(name, frames))
-    if draw(st.booleans()):
-        values["crops"] = tuple(
-            draw(st.binary(max_size=9)) if found else None for found in values["face_found"]
-        )
+    for name in IMAGES:
+        if draw(st.booleans()):
+            values[name] = tuple(
+                draw(st.binary(max_size=9)) if found else None for found in values["face_found"]
+            )
     return Clip(clip_id=draw(TEXT), corpus=draw(TEXT), fps=draw(FLOAT32), **values,
                 duration_ms=draw(FLOAT32), width=draw(st.integers(0, 2**31 - 1)),
                 height=draw(st.integers(0, 2**31 - 1)))  # fmt: skip
@@ -86,18 +87,19 @@ def two_frames(**changes):
 def test_encode_refuses_what_decode_could_not_read():
     with pytest.raises(ValueError, match=r"a/b: blendshapes is \(3, 52\), schema says \(2, 52\)"):
         encode(two_frames(blendshapes=np.zeros((3, 52), "f4")))
-    with pytest.raises(ValueError, match="crops and face_found disagree"):
-        encode(two_frames(crops=(b"x", b"y")))
+    for name in IMAGES:
+        with pytest.raises(ValueError, match=f"{name} and face_found disagree"):
+            encode(two_frames(**{name: (b"x", b"y")}))
 
 
 def change(payload, edit):
-    example = records._example_class().FromString(payload)
+    example = records.example_class().FromString(payload)
     edit(example.features.feature)
     return example.SerializeToString()
 
 
 def test_foreign_records_are_refused():
-    payload = encode(two_frames(crops=(b"x", None)))
+    payload = encode(two_frames(crops=(b"x", None), frontal=(b"y", None)))
     newer = change(payload, lambda f: f["schema_version"].int64_list.value.__setitem__(0, 99))
     with pytest.raises(UserError, match=f"schema 99.*reads up to {SCHEMA_VERSION}: update"):
         decode(newer)
@@ -108,6 +110,7 @@ def test_foreign_records_are_refused():
         lambda f: f["box"].bytes_list.value.__setitem__(0, b"123"),
         lambda f: f["emotion"].float_list.value.append(1.0),
         lambda f: f["crops"].bytes_list.value.append(b"more"),
+        lambda f: f["frontal"].bytes_list.value.pop(),
     ]
     for edit in edits:
         with pytest.raises(UserError, match="not a FER-JAX clip"):
@@ -133,6 +136,6 @@ def test_damage_without_checksums_never_crashes(data):
 
 def test_tfds_features_refuses_nonsense():
     with pytest.raises(ValueError, match="unknown streams"):
-        records.tfds_features(["smell"], None, "jpeg")
-    with pytest.raises(ValueError, match="crops need a shape"):
-        records.tfds_features(["crops"], None, "jpeg")
+        records.tfds_features(["smell"], {}, "jpeg")
+    with pytest.raises(ValueError, match="crops has no shape"):
+        records.tfds_features(["crops"], {"frontal": (8, 8, 3)}, "jpeg")

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from fer_jax.data.protocols import Split
-from fer_jax.records import Clip
+from fer_jax.records import IMAGES, Clip
 
 #: What is compared exactly: everything that was extracted from the pictures.
-_CONTENT = ("crops", "landmarks68", "landmarks478", "blendshapes")
+_CONTENT = (*IMAGES, "landmarks68", "landmarks478", "blendshapes")
 
 
 def content_hash(clip: Clip) -> str:
@@ -21,7 +21,7 @@ def content_hash(clip: Clip) -> str:
         if value is None:
             continue
         found = True
-        blobs = [b or b"" for b in value] if name == "crops" else [value.tobytes()]
+        blobs = [b or b"" for b in value] if name in IMAGES else [value.tobytes()]
         for blob in (name.encode(), *blobs):
             digest.update(len(blob).to_bytes(8, "little") + blob)
     return digest.hexdigest() if found else ""

@@ -13,9 +13,19 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any, overload
 
+from fer_jax.data.extracted import Extracted
 from fer_jax.data.tfrecord import REMEDY, Shard
 from fer_jax.errors import UserError
-from fer_jax.records import FILE_TEMPLATE, OPTIONAL, SPLIT, Clip, decode, shard_name
+from fer_jax.records import (
+    FILE_TEMPLATE,
+    IMAGES,
+    OPTIONAL,
+    OUTPUTS,
+    SPLIT,
+    Clip,
+    decode,
+    shard_name,
+)
 
 #: More shards than this are opened for each read: a process may hold 1024 files by default.
 _KEEP_OPEN = 256
@@ -30,10 +40,11 @@ class Corpus(Sequence[Clip]):
       dir: the record directory.
       name: of the corpus.
       streams: the optional streams that its clips are decoded with.
+      extracted: the features that lie beside the records and its clips have; None without.
       stored_streams: the optional streams that the directory holds.
       info: dataset_info.json.
       metadata: metadata.json: what preprocessing noted, {} if it noted nothing.
-      crop_shape: height, width, channels of the crops; None without crops.
+      image_shapes: (height, width, channels) of each stored stream of images.
       shards: the paths of the shards.
       shard_lengths: clips in each of them.
     """
@@ -51,10 +62,11 @@ class Corpus(Sequence[Clip]):
             self.shards = _shard_paths(dir, self.info, split)
             schema = features["featuresDict"]["features"]
             self.stored_streams = tuple(n for n in OPTIONAL if n in schema)
-            self.crop_shape: tuple[int, ...] | None = None
-            if "crops" in schema:
-                image = schema["crops"]["sequence"]["feature"]["image"]
-                self.crop_shape = tuple(int(n) for n in image["shape"]["dimensions"])
+            self.image_shapes: dict[str, tuple[int, int, int]] = {}
+            for name in (n for n in IMAGES if n in schema):
+                image = schema[name]["sequence"]["feature"]["image"]
+                height, width, channels = (int(n) for n in image["shape"]["dimensions"])
+                self.image_shapes[name] = height, width, channels
             if "clip_id" not in schema:
                 raise KeyError("clip_id")
         except (AttributeError, LookupError, StopIteration, TypeError, ValueError):
@@ -62,12 +74,15 @@ class Corpus(Sequence[Clip]):
                 f"{dir} is a TFDS directory, but not of FER-JAX clips; make one with "
                 f"`fer-jax preprocess CORPUS RAW OUT`"
             ) from None
-        self.streams = self.stored_streams if streams is None else tuple(streams)
+        wanted = self.stored_streams if streams is None else tuple(streams)
+        extracted = [s for s in wanted if s.startswith("extracted/")]
+        self.streams = tuple(s for s in wanted if s not in extracted)
         if absent := [s for s in self.streams if s not in self.stored_streams]:
             held = ", ".join(self.stored_streams) or "no stream"
+            needed = sorted({OUTPUTS[s] for s in (*self.streams,) if s in OUTPUTS})
             raise UserError(
-                f"{dir} has no {', '.join(absent)} (it holds {held}); preprocess with the "
-                "--outputs that you need, into a new directory"
+                f"{dir} has no {', '.join(absent)} (it holds {held}): preprocess into a new "
+                f"directory with --outputs {','.join(needed)}"
             )
         count = len(self.shard_lengths)
         self._ends = list(accumulate(self.shard_lengths))
@@ -76,6 +91,9 @@ class Corpus(Sequence[Clip]):
                 f"{dir}: {len(missing)} of {count} shards are missing, first {missing[0]}; "
                 "repeat the preprocess command: finished shards are kept"
             )
+        self.extracted = Extracted(dir, extracted[0], self.shards) if extracted else None
+        if self.extracted is not None:
+            self.extracted.of(self._records_sha256)
         self._opened: dict[int, Shard] = {}
         self._lock = threading.Lock()
 
@@ -108,9 +126,12 @@ class Corpus(Sequence[Clip]):
     def _clip(self, which: int, i: int, streams: Sequence[str] | None = None) -> Clip:
         payload = self._shard(which)[i]
         try:
-            return decode(payload, self.streams if streams is None else streams)
+            clip = decode(payload, self.streams if streams is None else streams)
         except UserError as error:
             raise UserError(f"{self.shards[which]}, record {i}: {error}") from error
+        if self.extracted is None:
+            return clip
+        return clip.replace(extracted=self.extracted.values(which, i, clip.clip_id))
 
     def _shard(self, which: int) -> Shard:
         shard = self._opened.get(which)
@@ -129,14 +150,21 @@ class Corpus(Sequence[Clip]):
         return shard
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return load, (self.dir, self.streams)
+        extracted = [] if self.extracted is None else [self.extracted.features]
+        return load, (self.dir, [*self.streams, *extracted])
 
-    @cached_property
+    @property
     def data_sha256(self) -> str:
         """What the records are: SHA-256 over every shard's name and SHA-256, in hexadecimal.
 
-        A shard's sum is taken from its manifest if that fits the shard's size, else computed.
+        A shard's sum is taken from its manifest if that fits the shard's size, else computed. With
+        extracted features, what they are counts too.
         """
+        records = self._records_sha256
+        return records if self.extracted is None else self.extracted.digest(records)
+
+    @cached_property
+    def _records_sha256(self) -> str:
         digest = hashlib.sha256()
         for path in self.shards:
             manifest = _manifest(path) or {}
@@ -188,8 +216,8 @@ def load(dir: str | os.PathLike[str], streams: Sequence[str] | None = None) -> C
 
     Args:
       dir: what `fer-jax preprocess` wrote.
-      streams: the optional streams to decode (see `fer_jax.records.OPTIONAL`), others are None in
-        the clips; None decodes all that are there.
+      streams: the optional streams to decode (see `fer_jax.records.OPTIONAL`) and "extracted/..."
+        features to read; others are None in the clips. None decodes all that the records hold.
 
     Raises:
       UserError: `dir` is absent, no record directory or incomplete, or lacks a stream.

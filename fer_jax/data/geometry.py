@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from functools import cache
 from importlib.resources import files
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,7 @@ from fer_jax.config import Features
 #: Side of the square that landmarks are scaled to, pixels (paper 1).
 SIDE = 224
 _NOSE_TOP, _NOSE_TIP = 27, 30
+_NEW_CENTRE = np.array([112, 135], np.float32)
 
 
 @cache
@@ -27,19 +28,29 @@ def _facts(name: str) -> Any:
     return json.loads(files("fer_jax.data").joinpath(name).read_text())
 
 
-def stream_of(features: Features) -> Literal["landmarks68", "blendshapes"]:
-    """The stream of a Clip that the features are computed from."""
+def stream_of(features: Features) -> str:
+    """The stream of a Clip that the features are computed from; "" for "none".
+
+    "landmarks68", "blendshapes", or "extracted/NAME-SIZE" itself.
+    """
+    if features == "none":
+        return ""
+    if features.startswith("extracted/"):
+        return features
     return "blendshapes" if features.startswith("blendshapes") else "landmarks68"
 
 
 def dimension(features: Features) -> int:
-    """F, the number of features of a frame: every name ends in it."""
-    return int(features.rpartition("-")[2])
+    """F, the number of features of a frame: every name ends in it; 0 for "none"."""
+    return 0 if features == "none" else int(features.rpartition("-")[2])
 
 
 def raw_shape(features: Features) -> tuple[int, ...]:
-    """Shape of one frame of the stream: (68, 2) or (52,)."""
-    return (52,) if stream_of(features) == "blendshapes" else (68, 2)
+    """Shape of one frame of the stream: (68, 2), (52,) or what was extracted."""
+    stream = stream_of(features)
+    if stream.startswith("extracted/"):
+        return (dimension(features),)
+    return (52,) if stream == "blendshapes" else (68, 2)
 
 
 def landmark_pairs(features: Features) -> np.ndarray:
@@ -68,7 +79,7 @@ def scale_landmarks(
     box: np.ndarray,
     width: int,
     height: int,
-    how: Literal["face-box", "full-frame"],
+    how: str,
 ) -> np.ndarray:
     """Landmarks in source pixels, scaled to a 224x224 square (paper 1; docs/reproduction.md 1.3).
 
@@ -76,7 +87,7 @@ def scale_landmarks(
       landmarks: f32[..., 68, 2], x and y in source pixels.
       box: f32[..., 4], left, top, right, bottom of the face ("face-box" only).
       width, height: size of the source in pixels ("full-frame" only).
-      how: which rectangle becomes the square.
+      how: which rectangle becomes the square: "face-box" or "full-frame".
 
     Returns:
       f32[..., 68, 2]; NaN where the landmarks or the box are.
@@ -84,8 +95,26 @@ def scale_landmarks(
     if how == "full-frame":
         size = np.array([width, height], np.float32)
         return np.asarray(landmarks * (np.float32(SIDE) / size), np.float32)
+    if how != "face-box":
+        raise ValueError(f"landmarks cannot be scaled by {how!r} here")
     corner, opposite = box[..., None, :2], box[..., None, 2:]
     return np.asarray((landmarks - corner) * (np.float32(SIDE) / (opposite - corner)), np.float32)
+
+
+def to_crop(landmarks: np.ndarray, crop_matrix: np.ndarray, stored: int, size: int) -> np.ndarray:
+    """Landmarks in source pixels, as pixels of the crop at another size.
+
+    Args:
+      landmarks: f32[T, 68, 2].
+      crop_matrix: f32[T, 2, 3] from source pixels to pixels of the stored crop.
+      stored, size: side of the stored crop and the wanted one. Pixel centres are whole numbers.
+
+    Returns:
+      f32[T, 68, 2]; NaN where there is no face or no crop.
+    """
+    linear, offset = crop_matrix[:, :, :2], crop_matrix[:, None, :, 2]
+    points = np.einsum("tlc,tdc->tld", landmarks, linear) + offset
+    return np.asarray((points + 0.5) * (size / stored) - 0.5, np.float32)
 
 
 def compute(features: Features, raw: jax.Array | np.ndarray) -> jax.Array:
@@ -104,6 +133,10 @@ def compute(features: Features, raw: jax.Array | np.ndarray) -> jax.Array:
     if features == "blendshapes-27":
         kept = _facts("blendshapes.json")["kept_27"]
         return jnp.take(raw, np.asarray(kept, np.int32), axis=-1, mode="clip")
+    if features.startswith("extracted/"):
+        return raw
+    if features == "geometry-136":
+        return _geometry(raw)
     if features == "coords-136":
         return raw.reshape(*raw.shape[:-2], 136)
     if features == "emotii-272":
@@ -112,6 +145,17 @@ def compute(features: Features, raw: jax.Array | np.ndarray) -> jax.Array:
     # x and y apart: on a CPU, gathering points of two numbers is 12 to 40 times slower.
     dx, dy = (_differences(raw[..., axis], pairs) for axis in (0, 1))
     return jnp.sqrt(dx * dx + dy * dy)
+
+
+def _geometry(points: jax.Array) -> jax.Array:
+    """Paper 3's geometry: a new centre, then one range 0 to 1 for a face's 136 numbers.
+
+    docs/reproduction.md 3.2: G' = G - (112, 135) in the 224x224 crop, (G' - min) / (max - min).
+    """
+    flat = (points - jnp.broadcast_to(_NEW_CENTRE, points.shape)).reshape(*points.shape[:-2], 136)
+    low, high = jnp.min(flat, -1, keepdims=True), jnp.max(flat, -1, keepdims=True)
+    # A padded frame is one point, which has no range.
+    return (flat - low) / jnp.maximum(high - low, 1e-6)
 
 
 def _differences(values: jax.Array, pairs: np.ndarray) -> jax.Array:

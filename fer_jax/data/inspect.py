@@ -23,8 +23,9 @@ def inspect(dir: str | os.PathLike[str], check: bool = False) -> dict[str, Any]:
     Returns:
       clips, frames, faces (frames with a face), coverage (faces / frames); the same by "classes"
       (the corpus's words), "splits" (official, "" for none) and "subjects"; unlabelled and
-      augmented (clips), streams, crop_shape, shards, bytes, quarantined (files that preprocessing
-      set aside, None where it kept no list), data_sha256, metadata, checked and problems.
+      augmented (clips), streams, image_shapes (by stream), shards, bytes, quarantined (files that
+      preprocessing set aside, None where it kept no list), data_sha256, metadata, checked and
+      problems.
 
     Raises:
       UserError: `dir` is no record directory, or without `check` it is damaged.
@@ -57,7 +58,7 @@ def inspect(dir: str | os.PathLike[str], check: bool = False) -> dict[str, Any]:
         "unlabelled": unlabelled,
         "augmented": augmented,
         "streams": list(corpus.stored_streams),
-        "crop_shape": list(corpus.crop_shape) if corpus.crop_shape else None,
+        "image_shapes": {name: list(shape) for name, shape in corpus.image_shapes.items()},
         "shards": len(corpus.shards),
         "bytes": sum(path.stat().st_size for path in corpus.shards),
         "quarantined": _quarantined(corpus),
@@ -97,8 +98,9 @@ def _quarantined(corpus: Corpus) -> int | None:
 def render(report: Mapping[str, Any]) -> str:
     """The report of `inspect` as text for a terminal."""
     streams = ", ".join(report["streams"]) or "none"
-    if report["crop_shape"]:
-        streams += f" (crops {'x'.join(map(str, report['crop_shape']))})"
+    if shapes := report["image_shapes"]:
+        sizes = (f"{name} {'x'.join(map(str, shape))}" for name, shape in shapes.items())
+        streams += f" ({', '.join(sizes)})"
     lines = [
         f"{report['name']}: {report['clips']} clips, {report['frames']} frames, faces found in "
         f"{_percent(report['coverage'])} of them",

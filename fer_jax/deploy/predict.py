@@ -12,20 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fer_jax.data.batches import ClipSequences, clip_sequences
-from fer_jax.data.geometry import stream_of
+from fer_jax.config import Data
+from fer_jax.data.samples import ClipSamples, clip_samples, decoded, streams_of
 from fer_jax.data.sequences import sample_length
 from fer_jax.errors import UserError
+from fer_jax.evaluation.embed import Embedder
 from fer_jax.evaluation.inference import make_inference
-from fer_jax.records import Clip
+from fer_jax.records import OUTPUTS, Clip
 from fer_jax.training import loop
 from fer_jax.training.run_directory import write_text
 
 if TYPE_CHECKING:
     from preprocessing.video import Frame
-
-#: What preprocessing must extract for a stream.
-OUTPUT_OF = {"landmarks68": "landmarks", "blendshapes": "blendshapes"}
 
 
 class Predictor:
@@ -33,24 +31,46 @@ class Predictor:
 
     Attributes:
       classes: K names, in the order of every probability.
-      stream: the clip stream that it reads, e.g. "landmarks68".
+      streams: the clip streams that it reads, e.g. "landmarks68".
+      recipe: options of the extraction that its training records were made with.
     """
 
     def __init__(self, loaded: loop.LoadedRun):
-        self._data = loaded.experiment.data
+        # What a network is to find (landmarks) is not there to be read.
+        self._data = dataclasses.replace(loaded.experiment.data, landmarks=False)
+        self._shapes = {k: tuple(v) for k, v in loaded.facts["image_shapes"].items()}
         self._infer = make_inference(loaded)
+        self._windows = self._data.length == "windows"
+        self._embedder = None
         self.classes: tuple[str, ...] = tuple(loaded.classes)
-        self.stream = stream_of(self._data.features)
+        self.streams = streams_of(self._data)
+        self.recipe: dict[str, Any] = loaded.facts["recipe"]
+        if made := loaded.facts["extracted"]:
+            source = loop.load_run(made["run"])
+            self._embedder = Embedder(source)
+            kept = [name for name in self.streams if not name.startswith("extracted/")]
+            self.streams = tuple(dict.fromkeys([*kept, *self._embedder.streams]))
+            self.recipe = source.facts["recipe"]
 
     def clip(self, clip: Clip) -> np.ndarray:
         """The verdict on a whole clip, f32[K]: evaluation's number, the mean of its samples.
 
         Raises:
-          UserError: the clip lacks the stream that the model reads, or shows no face.
+          UserError: the clip lacks a stream that the model reads, shows no face, or is shorter
+            than a window.
         """
-        found = clip_sequences(clip, self._data)
-        self._check(clip, found)
-        return np.mean(self._infer(zip(found.raw, found.frame_mask, strict=True)), axis=0)
+        found = self._samples(clip, self._data)
+        if not len(found.rows):
+            raise UserError(
+                f"{clip.clip_id}: {len(found.usable)} frames show a face, and the model reads "
+                f"windows of {self._data.frames}: give a longer clip"
+            )
+        streams = decoded(found.streams, self._shapes)
+        samples = (
+            ({name: values[rows] for name, values in streams.items()}, mask)
+            for rows, mask in zip(found.rows, found.frame_mask, strict=True)
+        )
+        return np.mean(self._infer(samples).probabilities, axis=0)
 
     def frames(self, clip: Clip) -> np.ndarray:
         """What the recogniser says at each frame, f32[T, K]; NaN where there is no face.
@@ -59,33 +79,51 @@ class Predictor:
         the last `data.frames` frames with a face up to it: what it would say of a live stream.
 
         Raises:
-          UserError: the clip lacks the stream that the model reads, or shows no face.
+          UserError: the clip lacks a stream that the model reads, or shows no face.
         """
         # One sample a usable frame, whatever the model's own length policy.
-        single = clip_sequences(clip, dataclasses.replace(self._data, length="frames"))
-        self._check(clip, single)
-        raw, length = single.raw[:, 0], sample_length(self._data.length, self._data.frames)
+        every = dataclasses.replace(self._data, length="frames", keep=(0.0, 1.0))
+        found = self._samples(clip, every)
+        streams = decoded(found.streams, self._shapes)
+        length = sample_length(self._data.length, self._data.frames)
+
+        def sample(end: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
+            place = np.arange(max(0, end - length), end)
+            real = np.arange(length) < len(place)
+            # A model of whole windows sees the first frame repeated until there are enough.
+            fill = (length - len(place), 0) if self._windows else (0, length - len(place))
+            rows = np.pad(place, fill, mode="edge")
+            mask = np.ones(length, bool) if self._windows else real
+            return {name: values[rows] for name, values in streams.items()}, mask
+
         out = np.full((clip.frames, len(self.classes)), np.nan, np.float32)
-        out[single.frames[:, 0]] = self._infer(
-            _padded(raw[max(0, end - length) : end], length) for end in range(1, len(raw) + 1)
-        )
+        ends = range(1, len(found.usable) + 1)
+        out[found.usable] = self._infer(map(sample, ends)).probabilities
         return out
 
-    def _check(self, clip: Clip, found: ClipSequences) -> None:
-        if getattr(clip, self.stream) is None:
-            raise UserError(
-                f"{clip.clip_id} has no {self.stream}: extract it with "
-                f"`--outputs {OUTPUT_OF[self.stream]}`"
-            )
-        if not len(found.raw):
+    def _samples(self, clip: Clip, data: Data) -> ClipSamples:
+        for name in self.streams:
+            if getattr(clip, name) is None:
+                raise UserError(
+                    f"{clip.clip_id} has no {name}: extract it with `--outputs {OUTPUTS[name]}`"
+                )
+        if self._embedder is not None and clip.extracted is None:
+            clip = clip.replace(extracted=self._embedder.clip(clip))
+        found = clip_samples(clip, data, self._shapes)
+        if not len(found.usable):
             raise UserError(f"{clip.clip_id}: no face found in any of its {clip.frames} frames")
+        return found
 
+    def extraction(self) -> dict[str, Any]:
+        """Options of `preprocessing.extract.Recipe` that give a file the streams it needs.
 
-def _padded(raw: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
-    """A sample of `length` steps: raw f32[T, ...] then zeros, and its mask."""
-    short = length - len(raw)
-    mask = np.arange(length) < len(raw)
-    return np.pad(raw, [(0, short)] + [(0, 0)] * (raw.ndim - 1)), mask
+        Records of ready face crops were not aligned; a file shows more than a face, so it is.
+        """
+        kept = ("crop_", "frontal_", "align", "max_faces")
+        options = {k: v for k, v in self.recipe.items() if k.startswith(kept)}
+        options["align"] = "face"
+        outputs = dict.fromkeys(OUTPUTS[name] for name in self.streams)
+        return {**options, "outputs": tuple(outputs)}
 
 
 def load_predictor(run: str | Path) -> Predictor:
@@ -134,7 +172,7 @@ def predict_files(
     done: list[dict[str, Any]] = []
     skipped: list[dict[str, str]] = []
     stems: set[str] = set()
-    with Extractor(Recipe(outputs=(OUTPUT_OF[predictor.stream],))) as extractor:
+    with Extractor(Recipe(**predictor.extraction())) as extractor:
         for path in paths:
             target = out / _free_stem(path, stems)
             try:

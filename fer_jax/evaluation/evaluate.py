@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from fer_jax.data import audit, batches, corpus, protocols
-from fer_jax.data.geometry import stream_of
+from fer_jax.data import audit, corpus, protocols
+from fer_jax.data.samples import Samples, apply_caps, make_samples, streams_of
 from fer_jax.errors import UserError
 from fer_jax.evaluation.confidence import clustered_intervals
-from fer_jax.evaluation.inference import make_inference
+from fer_jax.evaluation.inference import each, make_inference
 from fer_jax.evaluation.provenance import code_version, hardware
 from fer_jax.records import Clip
 from fer_jax.training import loop, metrics
@@ -47,7 +47,8 @@ def evaluate(
     Returns:
       the content of metrics.json: accuracy, uar, macro_f1, per_class, n and confusion (see
       `training.metrics.compute`), ci95 with ci95_clusters (what was drawn) and ci95_drawn (of how
-      many), by_clip where a clip gives several samples, cross_entropy, classes, protocol, split,
+      many), by_clip and by_vote where a clip gives several samples, landmark_error where the model
+      localises landmarks, cross_entropy, classes, protocol, split,
       split_sha256, subject_overlap, twin_overlap, audit, data_sha256, code_version, hardware,
       experiment, epoch, and reported: what the config says that the paper reports.
 
@@ -58,8 +59,8 @@ def evaluate(
     loaded = loop.load_run(run)
     experiment = loaded.experiment
     where = Path(experiment.data.dir if data is None else data)
-    records = corpus.load(where, streams=(stream_of(experiment.data.features),))
-    clips, facts = list(records), loaded.facts
+    records = corpus.load(where, streams=streams_of(experiment.data))
+    clips, facts = records if experiment.data.images else list(records), loaded.facts
     own = records.data_sha256 == facts["data_sha256"]
     if own:
         parts = protocols.make_split(clips, experiment.protocol)
@@ -72,7 +73,7 @@ def evaluate(
         if split != "test":
             audited = audit.audit(clips, dataclasses.replace(parts, test=indices))
         if split == "train":
-            indices = batches.apply_caps(clips, indices, experiment.data)
+            indices = apply_caps(clips, indices, experiment.data)
         out = run if split == "test" else run / "evaluations" / split
     elif data is None:
         raise UserError(
@@ -88,16 +89,23 @@ def evaluate(
     if not len(indices):
         what = f"no {split} part" if own else f"no clip that {run} did not see in training"
         raise UserError(f"{where}: there is {what} to evaluate")
-    samples = batches.make_samples(clips, indices, loaded.label_space, experiment.data)
+    samples = make_samples(clips, indices, loaded.label_space, experiment.data)
 
     infer = make_inference(loaded, BATCH)
-    probabilities = infer(zip(samples.raw, samples.frame_mask, strict=True))
+    prediction = infer(each(samples))
+    probabilities = np.asarray(prediction.probabilities)
     found = _metrics(loaded.classes, probabilities, samples, clips)
+    if experiment.data.landmarks:
+        found["landmark_error"] = float(np.mean(prediction.landmark_error))
     found |= {
         "protocol": parts.name,
         "split": split if own else "all",
         "split_sha256": parts.sha256,
-        "left_out": {"no_class": samples.unlabelled, "no_face": samples.faceless},
+        "left_out": {
+            "no_class": samples.unlabelled,
+            "no_face": samples.faceless,
+            "too_short": samples.short,
+        },
         "subject_overlap": audited.get("subject_overlap"),
         "twin_overlap": audited.get("twin_overlap"),
         "audit": audited.get("verdict"),
@@ -118,7 +126,7 @@ def evaluate(
 def _metrics(
     classes: Sequence[str],
     probabilities: np.ndarray,
-    samples: batches.Samples,
+    samples: Samples,
     clips: Sequence[Clip],
 ) -> dict[str, Any]:
     predicted = probabilities.argmax(-1)
@@ -142,6 +150,9 @@ def _metrics(
         found["by_clip"]["ci95"] = clustered_intervals(
             label, verdict, [name_of[i] for i in clip], len(classes)
         )
+        votes = metrics.votes(probabilities, samples.clip)
+        counted = metrics.confusion_matrix(label, votes, len(classes))
+        found["by_vote"] = metrics.compute(counted, classes)
     return found
 
 
@@ -175,7 +186,7 @@ def _unseen(run: Path, name: str, clips: Sequence[Clip]) -> protocols.Split:
 def _predictions(
     classes: Sequence[str],
     probabilities: np.ndarray,
-    samples: batches.Samples,
+    samples: Samples,
     clips: Sequence[Clip],
 ) -> str:
     clip, averaged, label = metrics.by_clip(probabilities, samples.clip, samples.label)
@@ -218,6 +229,11 @@ def render(found: dict[str, Any]) -> str:
         clip = found["by_clip"]
         values = ", ".join(f"{name} {clip[name]:.4f}" for name in ("accuracy", "uar", "macro_f1"))
         lines.append(f"by clip ({clip['n']} clips, mean of their samples): {values}")
+        lines.append(
+            f"by clip, majority of their samples: accuracy {found['by_vote']['accuracy']:.4f}"
+        )
+    if "landmark_error" in found:
+        lines.append(f"landmark error: {found['landmark_error']:.4f} inter-pupil distances")
     lines.append(f"intervals: {interval_note(found)}")
     if found["audit"]:
         lines.append(f"audit: {found['audit']}")

@@ -1,32 +1,50 @@
-"""Class probabilities of any number of samples, in batches of one compiled shape."""
+"""What a trained model says of any number of samples, in batches of one compiled shape."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 
+import jax
 import numpy as np
 
+from fer_jax.data.samples import Samples
 from fer_jax.training.run_directory import LoadedRun
-from fer_jax.training.steps import make_predictor
+from fer_jax.training.steps import Prediction, make_predictor
 
-Sample = tuple[np.ndarray, np.ndarray]
-"""Raw stream f32[T, ...] and frame mask bool[T]."""
+Sample = tuple[Mapping[str, np.ndarray], np.ndarray]
+"""T frames of each stream (see `Samples.streams`) and frame mask bool[T]."""
+#: Bytes of decoded images that a batch may take.
+_BUDGET = 64 << 20
 
 
-def make_inference(loaded: LoadedRun, batch: int = 128) -> Callable[[Iterable[Sample]], np.ndarray]:
-    """A function from samples, read one batch at a time, to probabilities f32[N, K].
+def each(samples: Samples) -> Iterator[Sample]:
+    """The samples one by one."""
+    for rows, mask in zip(samples.rows, samples.frame_mask, strict=True):
+        yield {name: values[rows] for name, values in samples.streams.items()}, mask
 
-    A sample's numbers do not depend on the others: padding fills the last batch.
+
+def make_inference(loaded: LoadedRun, batch: int = 128) -> Callable[[Iterable[Sample]], Prediction]:
+    """A function from samples, read one batch at a time, to NumPy predictions of all of them.
+
+    A sample's numbers do not depend on the others: padding fills the last batch. Samples of large
+    images go in smaller batches.
     """
-    predict = make_predictor(loaded.model, loaded.experiment.data, loaded.statistics)
+    predict = make_predictor(loaded.model, loaded.experiment, loaded.statistics)
+    inputs = loaded.inputs
+    size = 4 * len(inputs.images) * inputs.frames * int(np.prod(inputs.image_shape))
+    batch = max(1, min(batch, _BUDGET // size)) if size else batch
 
-    def infer(samples: Iterable[Sample]) -> np.ndarray:
-        iterator, out = iter(samples), [np.zeros((0, len(loaded.classes)), np.float32)]
+    def infer(samples: Iterable[Sample]) -> Prediction:
+        iterator, out = iter(samples), []
         while part := list(islice(iterator, batch)):
             filled = part + part[:1] * (batch - len(part))
-            raw, mask = (np.stack(arrays) for arrays in zip(*filled, strict=True))
-            out.append(np.asarray(predict(loaded.variables, raw, mask))[: len(part)])
-        return np.concatenate(out)
+            streams, mask = jax.tree.map(lambda *leaves: np.stack(leaves), *filled)
+            found = predict(loaded.variables, streams, mask)
+            out.append(jax.tree.map(lambda leaf: np.asarray(leaf)[: len(part)], found))
+        if not out:
+            empty = np.zeros((0, len(loaded.classes)), np.float32)
+            return Prediction(empty, empty, empty[:, 0])  # type: ignore[arg-type]
+        return jax.tree.map(lambda *leaves: np.concatenate(leaves), *out)
 
     return infer

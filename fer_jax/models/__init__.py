@@ -2,55 +2,66 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from flax import nnx
+
 from fer_jax import config
-from fer_jax.errors import UserError
-from fer_jax.models.model import Model, Outputs, model_of, parameter_count
-from fer_jax.models.sequence import DenseNetwork, SequenceLSTM
+from fer_jax.models.c3d import C3D
+from fer_jax.models.cnn_rnn import CNNRNN
+from fer_jax.models.dan import EmotionalDAN
+from fer_jax.models.inception_v3 import InceptionV3
+from fer_jax.models.model import Inputs, Model, Outputs, model_of, parameter_count
+from fer_jax.models.nested_lstm import NestedLSTM
+from fer_jax.models.resnet import ResNet
+from fer_jax.models.sequence import DenseNetwork, RecurrentNetwork
+from fer_jax.models.small_cnn import SmallCNN
+from fer_jax.models.vgg_face import VGGFace
+from fer_jax.models.xception import Xception
 
-__all__ = ["MODELS", "Model", "Outputs", "build", "parameter_count"]
+__all__ = ["NETWORKS", "Inputs", "Model", "Outputs", "build", "parameter_count"]
 
-
-def _lstm(settings: config.LSTM, features: int, frames: int, classes: int) -> Model:
-    if settings.steps == "features" and frames != 1:
-        raise UserError(
-            f"model.steps=features reads one frame a sample, not {frames}: set data.length=frames"
-        )
-    layers = [f"lstm_{index}" for index in range(len(settings.units))]
-    return model_of(
-        lambda rngs: SequenceLSTM(settings, features, classes, rngs), layers, settings.kernel_l2
-    )
-
-
-def _dense(settings: config.Dense, features: int, frames: int, classes: int) -> Model:
-    if frames != 1:
-        raise UserError(
-            f"model dense reads one frame a sample, not {frames}: set data.length=frames"
-        )
-    if len(settings.dropout) != len(settings.units):
-        raise UserError(
-            f"model.dropout has {len(settings.dropout)} rates for {len(settings.units)} hidden "
-            "layers: give one a layer"
-        )
-    middle = [f"dense_{index}" for index in range(1, len(settings.units) - 1)]
-    return model_of(
-        lambda rngs: DenseNetwork(settings, features, classes, rngs), middle, settings.kernel_l2
-    )
+#: By the name in a config: (settings, inputs, classes, rngs) -> an NNX module (`model.Network`).
+NETWORKS: dict[str, Callable[[Any, Inputs, int, nnx.Rngs], nnx.Module]] = {
+    "lstm": RecurrentNetwork,
+    "gru": RecurrentNetwork,
+    "dense": DenseNetwork,
+    "xception": Xception,
+    "vgg-face": VGGFace,
+    "cnn-rnn": CNNRNN,
+    "c3d": C3D,
+    "nested-lstm": NestedLSTM,
+    "emotional-dan": EmotionalDAN,
+    "small-cnn": SmallCNN,
+    "inception-v3": InceptionV3,
+    "resnet": ResNet,
+}
 
 
-MODELS: dict[str, Callable[[Any, int, int, int], Model]] = {"lstm": _lstm, "dense": _dense}
-"""Builders by the name in a config: (settings, features, frames, classes) -> Model."""
+def build(
+    settings: config.Model,
+    inputs: Inputs,
+    classes: int,
+    *,
+    axis: str | None = None,
+    freeze: Sequence[str] = (),
+    precision: str = "float32",
+) -> Model:
+    """The network of `settings` for samples of this shape and so many classes.
 
-
-def build(settings: config.Model, *, features: int, frames: int, classes: int) -> Model:
-    """The network of `settings` for samples of `frames` x `features` and so many classes.
+    Args:
+      axis, freeze, precision: see `model.model_of`.
 
     Raises:
       UserError: settings that cannot be (a one-frame network on sequences, rates and layers that
-        do not match).
+        do not match), or an input that the network lacks.
     """
-    if not settings.units:
-        raise UserError("model.units is empty: give at least one layer")
-    return MODELS[settings.name](settings, features, frames, classes)
+    network = NETWORKS[settings.name]
+    return model_of(
+        lambda rngs: network(settings, inputs, classes, rngs),
+        axis=axis,
+        freeze=freeze,
+        precision=precision,
+        kernel_l2=getattr(settings, "kernel_l2", 0.0),
+    )

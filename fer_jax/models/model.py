@@ -10,9 +10,40 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from fer_jax.models.layers.batch_norm import BatchNorm
+from fer_jax.models.paths import matches
+
 Params = dict[str, Any]
 """Nested plain dicts of arrays."""
-Batch = Mapping[str, jax.Array]
+Batch = Mapping[str, Any]
+"""What a network reads of B samples of T frames (`fer_jax.data.batches.make_batch`):
+features f32[B, T, F]; frames, a dict by image stream of f32[B, T, H, W, C], normalised;
+frame_mask bool[B, T]; weight f32[B], 0 for the examples that only fill the batch; mean_shape
+f32[68, 2], the training set's landmarks in pixels. Only what the config asks for is there."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The shape of a network's input.
+
+    Attributes:
+      frames: T.
+      features: F; 0 without.
+      images: the image streams, in order.
+      image_shape: H, W, C of each of them.
+      landmarks: the batch holds mean_shape, and landmarks are wanted.
+    """
+
+    frames: int
+    features: int = 0
+    images: tuple[str, ...] = ()
+    image_shape: tuple[int, int, int] = (0, 0, 0)
+    landmarks: bool = False
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Inputs:
+        """The inputs of `dataclasses.asdict`, after JSON made lists of its tuples."""
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in value.items()})
 
 
 class Outputs(NamedTuple):
@@ -23,7 +54,17 @@ class Outputs(NamedTuple):
     embedding: jax.Array
     """f32[B, D], what the classifier reads, before dropout."""
     landmarks: jax.Array | None = None
-    """f32[B, 68, 2], of networks that localise landmarks."""
+    """f32[B, 68, 2], pixels of the image, of networks that localise landmarks."""
+
+
+class Network(Protocol):
+    """An NNX module of `fer_jax.models.NETWORKS`.
+
+    Made as (settings, inputs, classes, rngs). A network whose `penalised` names layers adds
+    settings.kernel_l2 times the sum of their squared kernels to the loss.
+    """
+
+    def __call__(self, batch: Batch, *, train: bool, key: jax.Array) -> Outputs: ...
 
 
 class Apply(Protocol):
@@ -47,16 +88,35 @@ class Model:
 
 
 def model_of(
-    make: Callable[[nnx.Rngs], nnx.Module], kernels: Sequence[str] = (), l2: float = 0.0
+    make: Callable[[nnx.Rngs], nnx.Module],
+    *,
+    axis: str | None = None,
+    freeze: Sequence[str] = (),
+    precision: str = "float32",
+    kernel_l2: float = 0.0,
 ) -> Model:
-    """The Model of an NNX module whose call is (batch, *, train, key) -> Outputs.
+    """The Model of an NNX module (see `Network`).
 
     Args:
       make: builds the module.
-      kernels: the layers whose `kernel` is regularised.
-      l2: times the sum of their squares is the penalty.
+      axis: the mapped axis over whose devices BatchNorm takes its statistics; None for one device.
+      freeze: paths of parameters that do not train; BatchNorm there uses its averages.
+      precision: what the network computes in. Parameters and BatchNorm's arithmetic stay float32.
+      kernel_l2: times the sum of the squared kernels of the module's `penalised` layers.
     """
-    graph = nnx.graphdef(nnx.eval_shape(lambda: make(nnx.Rngs(0))))
+
+    def build(rngs: nnx.Rngs) -> nnx.Module:
+        module = make(rngs)
+        for path, norm in _norms(module):
+            norm.axis = axis
+            norm.frozen = matches(f"{path}/scale", freeze) or matches(f"{path}/bias", freeze)
+        return module
+
+    blank = nnx.eval_shape(lambda: build(nnx.Rngs(0)))
+    graph = nnx.graphdef(blank)
+    norms = frozenset(path for path, _ in _norms(blank))
+    penalised = tuple(getattr(blank, "penalised", ())) if kernel_l2 else ()
+    dtype = jnp.dtype(precision)
 
     def states(module: nnx.Module) -> tuple[Params, Params]:
         params, stats = nnx.state(module, nnx.Param, ...)
@@ -64,21 +124,42 @@ def model_of(
 
     @jax.jit
     def init(key: jax.Array) -> dict[str, Params]:
-        params, stats = states(make(nnx.Rngs(key)))
+        params, stats = states(build(nnx.Rngs(key)))
         return {"params": params, "stats": stats}
+
+    def cast(path: Any, leaf: Any) -> Any:
+        inside = "/".join(str(part.key) for part in path[:-1])
+        real = jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
+        return leaf.astype(dtype) if real and inside not in norms else leaf
 
     def apply(
         variables: Mapping[str, Params], batch: Batch, *, train: bool, key: jax.Array
     ) -> tuple[Outputs, Params]:
-        module: Any = nnx.merge(graph, variables["params"], variables["stats"])
-        outputs = module(batch, train=train, key=key)
+        params, seen = variables["params"], dict(batch)
+        if precision != "float32":
+            params = jax.tree_util.tree_map_with_path(cast, params)
+            # Landmarks are pixels: bfloat16 would round them to whole ones.
+            for name in ("features", "frames"):
+                if name in seen:
+                    seen[name] = jax.tree.map(lambda x: x.astype(dtype), seen[name])
+        module: Any = nnx.merge(graph, params, variables["stats"])
+        outputs = module(seen, train=train, key=key)
+        outputs = jax.tree.map(lambda x: x.astype(jnp.float32), outputs)
         return outputs, states(module)[1]
 
     def penalty(params: Params) -> jax.Array:
-        squares = [jnp.sum(jnp.square(params[layer]["kernel"])) for layer in kernels]
-        return l2 * sum(squares, jnp.zeros(()))
+        squares = [jnp.sum(jnp.square(params[layer]["kernel"])) for layer in penalised]
+        return kernel_l2 * sum(squares, jnp.zeros(()))
 
-    return Model(init, apply, penalty if l2 else lambda params: jnp.zeros(()))
+    return Model(init, apply, penalty if penalised else lambda params: jnp.zeros(()))
+
+
+def _norms(module: nnx.Module) -> list[tuple[str, BatchNorm]]:
+    return [
+        ("/".join(map(str, path)), part)
+        for path, part in nnx.iter_modules(module)
+        if isinstance(part, BatchNorm)
+    ]
 
 
 def parameter_count(params: Params) -> int:

@@ -1,39 +1,74 @@
-"""Networks on feature sequences: paper 1's and paper 5's LSTM, and paper 5's dense ablation."""
+"""Networks on feature sequences: the LSTM and GRU of papers 1, 2, 3 and 5, and paper 5's dense
+ablation."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from fer_jax import config
+from fer_jax.errors import UserError
+from fer_jax.models.checks import need_features, need_one_frame
 from fer_jax.models.layers.dropout import dropout
+from fer_jax.models.layers.gru import GRU
 from fer_jax.models.layers.lstm import LSTM
-from fer_jax.models.model import Outputs
+from fer_jax.models.model import Inputs, Outputs
 
 _glorot = jax.nn.initializers.glorot_uniform()
 
 
-class SequenceLSTM(nnx.Module):
-    """Stacked LSTM layers, the last one's last state, and a linear classifier.
+class RecurrentNetwork(nnx.Module):
+    """Stacked LSTM or GRU layers, the last one's last state, and a linear classifier.
 
-    With `steps="frames"` the recurrence runs over the clip's T frames (ryumina2020). With
-    `steps="features"` a sample is one frame, and the recurrence runs over its F features, one
-    scalar a step (attrah2024).
+    With `steps="frames"` the recurrence runs over the clip's T frames (ryumina2020, abdullah2020,
+    zennou2023). With `steps="features"` a sample is one frame, and the recurrence runs over its F
+    features, one scalar a step (attrah2024).
     """
 
-    def __init__(self, settings: config.LSTM, features: int, classes: int, rngs: nnx.Rngs) -> None:
+    def __init__(
+        self,
+        settings: config.LSTM,
+        inputs: Inputs,
+        classes: int,
+        rngs: nnx.Rngs,
+        *,
+        group: str = "model",
+    ) -> None:
+        """Args:
+        group: where a config has these settings, for what it says of mistakes.
+        """
+        features = need_features(settings.name, inputs)
+        if not settings.units:
+            raise UserError(f"{group}.units is empty: give at least one layer")
+        if settings.steps == "features":
+            if inputs.frames != 1:
+                raise UserError(
+                    f"{group}.steps=features reads one frame a sample, not {inputs.frames}: set "
+                    "data.length=frames"
+                )
+            features = 1
         self.settings = settings
-        width = 1 if settings.steps == "features" else features
-        for index, units in enumerate(settings.units):
-            layer = LSTM(width, units, activation=settings.activation, rngs=rngs)
-            setattr(self, f"lstm_{index}", layer)
+        kind: Any = LSTM if settings.name == "lstm" else GRU
+        self.layers = tuple(f"{settings.name}_{index}" for index in range(len(settings.units)))
+        width = features
+        for name, units in zip(self.layers, settings.units, strict=True):
+            layer = kind(width, units, activation=settings.activation, rngs=rngs)
+            setattr(self, name, layer)
             width = units
+        if settings.dense:
+            self.dense = nnx.Linear(width, settings.dense, kernel_init=_glorot, rngs=rngs)
+            width = settings.dense
         self.classifier = nnx.Linear(width, classes, kernel_init=_glorot, rngs=rngs)
 
-    def __call__(self, batch: Mapping[str, jax.Array], *, train: bool, key: jax.Array) -> Outputs:
+    @property
+    def penalised(self) -> tuple[str, ...]:
+        return self.layers
+
+    def __call__(self, batch: Mapping[str, Any], *, train: bool, key: jax.Array) -> Outputs:
         """Args: batch["features"] f32[B, T, F], batch["frame_mask"] bool[B, T]."""
         settings = self.settings
         x, mask = batch["features"], None
@@ -43,28 +78,51 @@ class SequenceLSTM(nnx.Module):
             mask = batch["frame_mask"]
         # Time-major between the layers: the scans then read and write without transposing.
         x = jnp.swapaxes(x, 0, 1)
-        for index in range(len(settings.units) - 1):
-            x, _ = getattr(self, f"lstm_{index}")(x, mask=mask, time_major=True)
-            x = dropout(x, settings.dropout, train=train, key=key, layer=index, example_axis=1)
-        index = len(settings.units) - 1
-        _, last = getattr(self, f"lstm_{index}")(x, mask=mask, time_major=True)
-        x = dropout(last.h, settings.dropout, train=train, key=key, layer=index)
-        return Outputs(logits=self.classifier(x), embedding=last.h)
+        draw = {"train": train, "key": key}
+        for index, name in enumerate(self.layers):
+            if train and settings.input_dropout:
+                # Keras's LSTM(dropout=...) drops an input at every step or at none.
+                whole = jnp.ones_like(x[:1])
+                kept = dropout(
+                    whole, settings.input_dropout, layer=100 + index, example_axis=1, **draw
+                )
+                x = x * kept
+            x, last = getattr(self, name)(x, mask=mask, time_major=True)
+            if index + 1 < len(self.layers):
+                x = dropout(x, settings.dropout, layer=index, example_axis=1, **draw)
+        # States are float32 whatever the network computes in.
+        embedding = (last.h if isinstance(last, tuple) else last).astype(x.dtype)
+        x = dropout(embedding, settings.dropout, layer=len(self.layers) - 1, **draw)
+        if settings.dense:
+            embedding = jax.nn.relu(self.dense(x))
+            x = dropout(embedding, settings.dropout, layer=len(self.layers), **draw)
+        return Outputs(logits=self.classifier(x), embedding=embedding)
 
 
 class DenseNetwork(nnx.Module):
     """Fully connected ReLU layers on one frame's features (attrah2024, ablation)."""
 
-    def __init__(self, settings: config.Dense, features: int, classes: int, rngs: nnx.Rngs) -> None:
+    def __init__(
+        self, settings: config.Dense, inputs: Inputs, classes: int, rngs: nnx.Rngs
+    ) -> None:
+        width = need_features(settings.name, inputs)
+        need_one_frame(settings.name, inputs)
+        if not settings.units:
+            raise UserError("model.units is empty: give at least one layer")
+        if len(settings.dropout) != len(settings.units):
+            raise UserError(
+                f"model.dropout has {len(settings.dropout)} rates for {len(settings.units)} hidden "
+                "layers: give one a layer"
+            )
         self.settings = settings
-        width = features
+        self.penalised = tuple(f"dense_{i}" for i in range(1, len(settings.units) - 1))
         for index, units in enumerate(settings.units):
             layer = nnx.Linear(width, units, kernel_init=_glorot, rngs=rngs)
             setattr(self, f"dense_{index}", layer)
             width = units
         self.classifier = nnx.Linear(width, classes, kernel_init=_glorot, rngs=rngs)
 
-    def __call__(self, batch: Mapping[str, jax.Array], *, train: bool, key: jax.Array) -> Outputs:
+    def __call__(self, batch: Mapping[str, Any], *, train: bool, key: jax.Array) -> Outputs:
         """Args: batch["features"] f32[B, 1, F]."""
         settings = self.settings
         x = batch["features"][:, 0]

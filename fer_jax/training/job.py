@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,13 +14,16 @@ from jax.sharding import Mesh
 
 from fer_jax import models
 from fer_jax.config import Experiment
-from fer_jax.data import audit, batches, corpus, geometry, protocols
+from fer_jax.data import audit, corpus, protocols, samples
+from fer_jax.data.samples import Samples
+from fer_jax.data.statistics import Statistics, fit_statistics
 from fer_jax.errors import UserError
 from fer_jax.labels import LabelSpace, make_label_space
+from fer_jax.models.paths import flatten, matches
 from fer_jax.training import optim, parallel, steps
+from fer_jax.training.inputs import inputs_of
 from fer_jax.training.losses import make_loss
-from fer_jax.training.run_directory import build_model
-from fer_jax.training.state import TrainState, make_keys, make_state
+from fer_jax.training.state import TrainState, divide, make_keys, make_state
 
 
 @dataclass(frozen=True)
@@ -30,13 +34,15 @@ class Dataset:
       label_space: the classes.
       split: which clips train, validate and test.
       train, validation: the samples; validation is None where nothing validates.
+      inputs: what the network reads of them.
       facts: JSON of what metrics must be reported with.
     """
 
     label_space: LabelSpace
     split: protocols.Split
-    train: batches.Samples
-    validation: batches.Samples | None
+    train: Samples
+    validation: Samples | None
+    inputs: models.Inputs
     facts: dict[str, Any]
 
 
@@ -49,17 +55,17 @@ def load_dataset(experiment: Experiment) -> Dataset:
     data = experiment.data
     if not data.dir:
         raise UserError("no data: give a record directory with --data.dir DIR")
-    records = corpus.load(data.dir, streams=(geometry.stream_of(data.features),))
-    # Decoded once and kept: splitting, auditing and sampling each look at every clip.
-    clips = list(records)
+    records = corpus.load(data.dir, streams=samples.streams_of(data))
+    inputs = inputs_of(data, records.image_shapes)
+    # Splitting, auditing and sampling each look at every clip: kept, but for images.
+    clips = records if data.images else list(records)
     label_space = make_label_space(data.labels, {clip.emotion for clip in clips})
     split = protocols.make_split(clips, experiment.protocol)
-    train = batches.make_samples(
-        clips, batches.apply_caps(clips, split.train, data), label_space, data
-    )
+    chosen = samples.apply_caps(clips, split.train, data)
+    train = samples.make_samples(clips, chosen, label_space, data)
     validation = None
     if len(split.validation):
-        validation = batches.make_samples(clips, split.validation, label_space, data)
+        validation = samples.make_samples(clips, split.validation, label_space, data)
     elif experiment.train.monitor.startswith("validation/"):
         raise UserError(
             f"--train.monitor {experiment.train.monitor} with nothing to validate on: set "
@@ -80,8 +86,20 @@ def load_dataset(experiment: Experiment) -> Dataset:
         "class_counts": dict(zip(label_space.classes, counts.tolist(), strict=True)),
         "samples": {"train": len(train), "validation": len(validation) if validation else 0},
         "faceless": train.faceless + (validation.faceless if validation else 0),
+        "short": train.short + (validation.short if validation else 0),
+        "inputs": dataclasses.asdict(inputs),
+        "image_shapes": records.image_shapes,
+        "recipe": _recipe(records.metadata),
+        "extracted": records.extracted.facts if records.extracted else None,
     }
-    return Dataset(label_space, split, train, validation, facts)
+    return Dataset(label_space, split, train, validation, inputs, facts)
+
+
+def _recipe(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """How the records were extracted, as `preprocess` noted it; {} if others wrote them."""
+    noted = metadata.get("build", {})
+    prefix = "recipe."
+    return {k.removeprefix(prefix): v for k, v in noted.items() if k.startswith(prefix)}
 
 
 @dataclass(frozen=True)
@@ -96,7 +114,8 @@ class Job:
       train, validation: data sets on the devices; validation may be None.
       train_size, validation_size: samples in them.
       steps_per_epoch: calls of the optimizer in an epoch.
-      parameters: numbers that training fits.
+      parameters: numbers of the network.
+      trained: of them, those that training fits.
     """
 
     experiment: Experiment
@@ -104,7 +123,7 @@ class Job:
     model: models.Model
     optimizer: optax.GradientTransformation
     schedule: optax.Schedule
-    statistics: batches.Statistics
+    statistics: Statistics
     label_space: LabelSpace
     facts: Mapping[str, Any]
     key: jax.Array
@@ -114,18 +133,22 @@ class Job:
     validation_size: int
     steps_per_epoch: int
     parameters: int
+    trained: int
     train_step: steps.TrainStep
     evaluate_step: steps.EvaluateStep
 
-    def first_state(self) -> TrainState:
-        """The state before the first step, on the host's default device."""
+    def first_variables(self) -> dict[str, Any]:
+        """Random parameters, by the run's seed."""
         first, _ = make_keys(self.experiment.train.seed)
-        return make_state(self.model, self.optimizer, first)
+        return self.model.init(first)
+
+    def first_state(self, variables: dict[str, Any]) -> TrainState:
+        """The state before the first step, on the host's default device."""
+        settings = self.experiment.train
+        return make_state(variables, self.optimizer, settings.freeze, settings.ema)
 
 
-def make_job(
-    experiment: Experiment, dataset: Dataset, statistics: batches.Statistics | None = None
-) -> Job:
+def make_job(experiment: Experiment, dataset: Dataset, statistics: Statistics | None = None) -> Job:
     """Builds the model, puts the data on the devices and compiles nothing yet.
 
     Args:
@@ -134,18 +157,27 @@ def make_job(
     Raises:
       UserError: settings that do not go together.
     """
-    settings, data, mapper = experiment.train, experiment.data, experiment.parallel.mapper
+    settings = experiment.train
     mesh = parallel.make_mesh(experiment.parallel)
     classes = len(dataset.label_space.classes)
-    model = build_model(experiment, classes)
+    model = models.build(
+        experiment.model,
+        dataset.inputs,
+        classes,
+        axis=parallel.AXIS,
+        freeze=settings.freeze,
+        precision=settings.precision,
+    )
     counts = np.bincount(dataset.train.label, dataset.train.weight, minlength=classes)
     loss = make_loss(settings.loss, counts)
     plain_loss = make_loss(settings.loss, counts, weighted=False)
     if statistics is None:
-        statistics = batches.fit_statistics(dataset.train, data.features, data.zscore)
+        statistics = fit_statistics(dataset.train, experiment.data)
     steps_per_epoch = -(-len(dataset.train) // settings.batch)
     optimizer = optim.make_optimizer(experiment.optim, steps_per_epoch, settings.epochs)
     shapes = jax.eval_shape(model.init, jax.random.key(0))
+    trained, frozen = divide(shapes["params"], settings.freeze)
+    _check(experiment, trained, frozen)
     validation = dataset.validation
     return Job(
         experiment=experiment,
@@ -165,6 +197,31 @@ def make_job(
         validation_size=len(validation) if validation else 0,
         steps_per_epoch=steps_per_epoch,
         parameters=models.parameter_count(shapes["params"]),
-        train_step=steps.make_train_step(model, data, loss, optimizer, mesh, mapper),
-        evaluate_step=steps.make_evaluate_step(model, data, plain_loss, mesh, mapper),
+        trained=models.parameter_count(trained),
+        train_step=steps.make_train_step(model, experiment, loss, optimizer, mesh),
+        evaluate_step=steps.make_evaluate_step(model, experiment, plain_loss, mesh),
     )
+
+
+def _check(experiment: Experiment, trained: dict[str, Any], frozen: dict[str, Any]) -> None:
+    """Settings that would train nothing of what they say.
+
+    Raises:
+      UserError
+    """
+    settings, data = experiment.train, experiment.data
+    paths = flatten(trained) | flatten(frozen)
+    for pattern in settings.freeze:
+        if not any(matches(path, [pattern]) for path in paths):
+            tops = sorted({path.split("/")[0] for path in paths})
+            raise UserError(
+                f"--train.freeze {pattern} fits no parameter; they begin with {', '.join(tops)}"
+            )
+    if not trained:
+        raise UserError("--train.freeze leaves no parameter to train: freeze less")
+    if settings.loss.landmarks and not data.landmarks:
+        raise UserError("--train.loss.landmarks needs the landmarks: set --data.landmarks true")
+    if settings.monitor == "validation/landmark_error" and not data.landmarks:
+        raise UserError("--train.monitor validation/landmark_error: set --data.landmarks true")
+    if data.augment.mixup and data.landmarks:
+        raise UserError("--data.augment.mixup mixes two faces, which have no common landmarks")

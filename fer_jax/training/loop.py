@@ -103,7 +103,7 @@ def _train_epoch(
     """Trains the rest of an epoch; False if it was interrupted before its last step."""
     settings, epoch = job.experiment.train, progress.epoch
     order = batches.epoch_order(settings.seed, epoch, job.train_size, settings.batch)
-    index, weight = parallel.deal(*order, job.mesh)
+    index, weight = parallel.deal(*order, job.mesh, settings.accumulate)
 
     def call(start: Any, stop: Any) -> Metrics:
         progress.state, progress.counted = job.train_step(
@@ -134,11 +134,11 @@ def _finish_epoch(job: Job, progress: Progress, pace: Pace, began: float) -> dic
     epoch, last = progress.epoch, progress.epoch == settings.epochs
     line: dict[str, Any] = {"epoch": epoch, "step": progress.step}
     trained = to_host(progress.counted)
-    line |= {f"train/{name}": value for name, value in _scores(trained).items()}
+    line |= {f"train/{name}": value for name, value in _scores(job, trained).items()}
     progress.counted = no_metrics(job)
     if job.validation is not None and (last or epoch % settings.evaluate_every == 0):
         validated = _validate(job, progress, pace)
-        line |= {f"validation/{name}": value for name, value in _scores(validated).items()}
+        line |= {f"validation/{name}": value for name, value in _scores(job, validated).items()}
     if settings.monitor in line:
         value = line[settings.monitor]
         if not math.isfinite(value):
@@ -174,15 +174,20 @@ def _validate(job: Job, progress: Progress, pace: Pace) -> Metrics:
     return to_host(counted)
 
 
-def _scores(counted: Metrics) -> dict[str, float]:
+def _scores(job: Job, counted: Metrics) -> dict[str, float]:
     values = {name: float(v) for name, v in metrics.scores(np.asarray(counted.confusion)).items()}
-    return {"loss": float(counted.loss) / float(counted.count), **values}
+    values["loss"] = float(counted.loss) / float(counted.count)
+    if job.experiment.data.landmarks:
+        values["landmark_error"] = float(counted.landmark_error) / float(counted.count)
+    return values
 
 
 def _figures(line: dict[str, Any]) -> str:
     shown = [f"loss {line['train/loss']:.4f}", f"accuracy {line['train/accuracy']:.3f}"]
     if "validation/accuracy" in line:
         shown.append(f"validation {line['validation/accuracy']:.3f}")
+    if "validation/landmark_error" in line:
+        shown.append(f"landmark error {line['validation/landmark_error']:.4f}")
     return ", ".join(shown)
 
 

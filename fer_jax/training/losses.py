@@ -11,7 +11,7 @@ import numpy as np
 from fer_jax import config
 from fer_jax.errors import UserError
 
-#: (logits f32[B, K], labels i32[B]) -> f32[B]
+#: (logits f32[B, K], labels i32[B]) -> f32[B], of the emotion alone
 Loss = Callable[[jax.Array, jax.Array], jax.Array]
 
 

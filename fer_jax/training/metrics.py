@@ -22,12 +22,14 @@ class Metrics(NamedTuple):
     """f32[], the loss times the examples it is the mean of."""
     count: jax.Array | np.ndarray
     """f32[], examples."""
+    landmark_error: jax.Array | np.ndarray
+    """f32[], sum of the landmark errors, inter-pupil distances; 0 without landmarks."""
 
 
 def no_metrics(classes: int) -> Metrics:
     """Metrics of nothing, on the host."""
     zero = np.zeros((), np.float32)
-    return Metrics(np.zeros((classes, classes), np.float32), zero, zero)
+    return Metrics(np.zeros((classes, classes), np.float32), zero, zero, zero)
 
 
 def confusion(logits: jax.Array, labels: jax.Array, weight: jax.Array) -> jax.Array:
@@ -102,6 +104,26 @@ def compute(confusion: np.ndarray, classes: Sequence[str] | None = None) -> dict
         "n": round(float(matrix.sum())),
         "confusion": np.rint(matrix).astype(int).tolist(),
     }
+
+
+def votes(probabilities: np.ndarray, clip: np.ndarray) -> np.ndarray:
+    """Clip-level classes by majority of a clip's samples (paper 3); ties go to the likelier class.
+
+    Args:
+      probabilities: f[N, K] of the samples.
+      clip: i[N], the clip of each sample.
+
+    Returns:
+      i[M], for the clips that occur, ascending.
+    """
+    _, place = np.unique(clip, return_inverse=True)
+    probabilities = np.asarray(probabilities, np.float64)
+    counts = np.zeros((place.max(initial=-1) + 1, probabilities.shape[1]))
+    np.add.at(counts, (place, probabilities.argmax(-1)), 1.0)
+    means = np.zeros_like(counts)
+    np.add.at(means, place, probabilities)
+    # A mean is at most 1, so half of it decides ties only.
+    return (counts + means / (2 * counts.sum(-1, keepdims=True))).argmax(-1)
 
 
 def by_clip(

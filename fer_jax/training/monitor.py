@@ -24,7 +24,7 @@ class Monitor:
     def update(self, settings: config.Train, epoch: int, value: float) -> Monitor:
         """The monitor after `epoch` gave `value`. `best_epoch == epoch` says it is the best."""
         best, reference = (self.best, self.best_epoch), (self.reference, self.reference_epoch)
-        sign = -1.0 if settings.monitor.endswith("/loss") else 1.0
+        sign = -1.0 if settings.monitor.endswith(("/loss", "_error")) else 1.0
         if self.best is None or sign * value > sign * self.best:
             best = (value, epoch)
         gain = settings.early_stop.min_delta

@@ -59,12 +59,15 @@ def make_schedule(settings: config.Optim, steps_per_epoch: int, epochs: int) -> 
     """The learning rate as a function of the steps done.
 
     constant: lr. inverse-time: lr / (1 + decay * step), as Keras 2's `decay`. cosine: to 0 at the
-    last step. A warm-up rises linearly from 0 and the schedule starts after it.
+    last step. triangular: up from lr_low to lr in half_cycle steps, and down again (Smith 2017;
+    docs/reproduction.md 4.3). A warm-up rises linearly from 0 and the schedule starts after it.
     """
     warmup = round(settings.warmup_epochs * steps_per_epoch)
     schedule: optax.Schedule
     if settings.schedule == "inverse-time":
         schedule = lambda step: settings.lr / (1.0 + settings.decay * step)  # noqa: E731
+    elif settings.schedule == "triangular":
+        schedule = lambda step: _triangular(settings, step)  # noqa: E731
     elif settings.schedule == "cosine":
         rest = max(steps_per_epoch * epochs - warmup, 1)
         schedule = optax.cosine_decay_schedule(settings.lr, rest)
@@ -76,6 +79,20 @@ def make_schedule(settings: config.Optim, steps_per_epoch: int, epochs: int) -> 
     return optax.join_schedules([rise, schedule], [warmup])
 
 
+def _triangular(settings: config.Optim, step: Any) -> jax.Array:
+    half = settings.half_cycle
+    cycle = jnp.floor(1 + step / (2 * half))
+    height = jnp.maximum(0.0, 1 - jnp.abs(step / half - 2 * cycle + 1))
+    return settings.lr_low + (settings.lr - settings.lr_low) * height
+
+
+def _kernels(params: Any) -> Any:
+    """Which parameters are weights of a linear map, not biases or normalisation."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: str(path[-1].key).endswith("kernel"), params
+    )
+
+
 def make_optimizer(
     settings: config.Optim, steps_per_epoch: int, epochs: int
 ) -> optax.GradientTransformation:
@@ -83,13 +100,19 @@ def make_optimizer(
 
     The gradient's global norm is clipped first. `weight_decay` is then L2 added to the gradient
     (adam, sgd: as PyTorch) or decoupled, lr * decay * parameter taken off every parameter, biases
-    too (adamw: as Keras). SGD's momentum accumulates lr * gradient, as Keras.
+    too (adamw: as Keras), unless `decay_kernels_only`. SGD's momentum accumulates lr * gradient, as
+    Keras.
     """
     rate = optax.scale_by_learning_rate(make_schedule(settings, steps_per_epoch, epochs))
     clip = [optax.clip_by_global_norm(settings.clip_norm)] if settings.clip_norm else []
-    decay = [optax.add_decayed_weights(settings.weight_decay)] if settings.weight_decay else []
+    mask = _kernels if settings.decay_kernels_only else None
+    decay = []
+    if settings.weight_decay:
+        decay = [optax.add_decayed_weights(settings.weight_decay, mask)]
     if settings.name == "sgd":
-        momentum = [optax.trace(settings.momentum)] if settings.momentum else []
+        momentum = []
+        if settings.momentum:
+            momentum = [optax.trace(settings.momentum, nesterov=settings.nesterov)]
         return optax.chain(*clip, *decay, rate, *momentum)
     adam = scale_by_adam(settings.amsgrad)
     if settings.name == "adamw":

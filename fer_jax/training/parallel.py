@@ -82,19 +82,22 @@ def spread(tree: Any, mesh: Mesh) -> Any:
     return jax.device_put(tree, NamedSharding(mesh, PartitionSpec(AXIS)))
 
 
-def deal(index: np.ndarray, weight: np.ndarray, mesh: Mesh) -> tuple[jax.Array, jax.Array]:
+def deal(
+    index: np.ndarray, weight: np.ndarray, mesh: Mesh, parts: int = 1
+) -> tuple[jax.Array, jax.Array]:
     """Batches as each device's share of them.
 
     Args:
       index: i32[S, B] of S batches.
       weight: f32[S, B]; 0 is padding.
+      parts: what must divide a share.
 
     Returns:
-      i32[D, S, b] and f32[D, S, b], b = ceil(B / D), on the devices. Where D does not divide B the
-      last devices get padding of weight 0.
+      i32[D, S, b] and f32[D, S, b], b = ceil(B / D) or the next multiple of `parts`, on the
+      devices. Where they do not divide B the last devices get padding of weight 0.
     """
     steps, batch = index.shape
-    share = -(-batch // mesh.size)
+    share = -(-batch // (mesh.size * parts)) * parts
     fill = ((0, 0), (0, share * mesh.size - batch))
 
     def shares(values: np.ndarray) -> np.ndarray:

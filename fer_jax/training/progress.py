@@ -13,9 +13,10 @@ import jax
 import numpy as np
 
 from fer_jax.config import Experiment
-from fer_jax.data import batches, protocols
+from fer_jax.data import protocols
 from fer_jax.errors import UserError
 from fer_jax.training import checkpoint, metrics, parallel
+from fer_jax.training.initial import initial_variables, render
 from fer_jax.training.job import Job, load_dataset, make_job
 from fer_jax.training.metrics import Metrics
 from fer_jax.training.monitor import Monitor
@@ -73,15 +74,23 @@ def begin(
     classes = len(dataset.label_space.classes)
     if found is None:
         job = make_job(experiment, dataset)
-        state = job.first_state()
+        variables = job.first_variables()
+        init = experiment.train.init
+        if init.run or init.weights:
+            variables, report = initial_variables(init, variables, experiment.model)
+            dataset.facts["initial"] = report
+            notes.append(render(report))
+        state = job.first_state(variables)
         progress = Progress(_place(state, job), no_metrics(job), _place(state.variables, job))
     else:
         step, meta = found
         _same_data(meta["facts"], dataset.facts, experiment)
+        if "initial" in meta["facts"]:
+            dataset.facts["initial"] = meta["facts"]["initial"]
         directory = checkpoints_of(run)
         best = checkpoint.read(directory, step, {"best": None})["best"]
-        job = make_job(experiment, dataset, batches.Statistics(**best["statistics"]))
-        shape = empty(jax.eval_shape(job.first_state))
+        job = make_job(experiment, dataset, best["statistics"])
+        shape = empty(jax.eval_shape(lambda: job.first_state(job.first_variables())))
         template = {**_fields(shape), "counted": tuple(metrics.no_metrics(classes))}
         tree = checkpoint.read(directory, step, {"state": template})["state"]
         counted = parallel.replicate(Metrics(*tree.pop("counted")), job.mesh)
@@ -142,7 +151,7 @@ def save(job: Job, progress: Progress, checkpoints: checkpoint.Checkpoints) -> N
             f"parameters are not finite in epoch {progress.epoch}: lower --optim.lr (now "
             f"{job.experiment.optim.lr:g}) or set --optim.clip_norm 1, in another run directory"
         )
-    best = {**to_host(progress.best), "statistics": to_host(job.statistics)._asdict()}
+    best = {**to_host(progress.best), "statistics": to_host(job.statistics)}
     checkpoints.save(progress.step, state, best, to_meta(job, progress))
     progress.saved_epoch, progress.saved_time = progress.epoch, time.monotonic()
 
@@ -154,5 +163,5 @@ def to_meta(job: Job, progress: Progress) -> dict[str, Any]:
             "monitor": dataclasses.asdict(progress.monitor),
             "finished": progress.finished,
         },
-        "facts": {**job.facts, "parameters": job.parameters},
+        "facts": {**job.facts, "parameters": job.parameters, "trained": job.trained},
     }

@@ -17,8 +17,7 @@ import numpy as np
 
 from fer_jax import config, models
 from fer_jax.config import Experiment
-from fer_jax.data import geometry, sequences
-from fer_jax.data.batches import Statistics
+from fer_jax.data.statistics import Statistics
 from fer_jax.errors import UserError
 from fer_jax.labels import LabelSpace
 from fer_jax.training import checkpoint
@@ -134,14 +133,16 @@ class LoadedRun:
 
     Attributes:
       experiment: the run's config.
+      inputs: what its network reads.
       label_space: what its classes mean.
-      statistics: of the training set, for `batches.normalise`.
+      statistics: of the training set.
       variables: {"params", "stats"} for `model.apply`.
       epoch: the epoch whose parameters these are, from 1; 0 before the first evaluation.
       facts: what is known of its data: protocol, split_sha256, data_sha256, audit, samples.
     """
 
     experiment: Experiment
+    inputs: models.Inputs
     label_space: LabelSpace
     statistics: Statistics
     variables: dict[str, Any]
@@ -152,17 +153,6 @@ class LoadedRun:
     @property
     def classes(self) -> tuple[str, ...]:
         return self.label_space.classes
-
-
-def build_model(experiment: Experiment, classes: int) -> models.Model:
-    """The experiment's model for its own features and frames."""
-    data = experiment.data
-    return models.build(
-        experiment.model,
-        features=geometry.dimension(data.features),
-        frames=sequences.sample_length(data.length, data.frames),
-        classes=classes,
-    )
 
 
 def load_run(run: str | Path, which: Literal["best", "last"] = "best") -> LoadedRun:
@@ -182,21 +172,26 @@ def load_run(run: str | Path, which: Literal["best", "last"] = "best") -> Loaded
     step, _ = checkpoint.find_intact(directory)
     meta = checkpoint.read(directory, step, {"meta": None})["meta"]
     label_space = LabelSpace.from_json(meta["facts"]["label_space"])
-    model = build_model(experiment, len(label_space.classes))
-    shapes = jax.eval_shape(model.init, jax.random.key(0))
-    size = geometry.dimension(experiment.data.features)
-    shapes["statistics"] = {name: np.zeros(size, np.float32) for name in ("mean", "std")}
-    best = checkpoint.read(directory, step, {"best": empty(shapes)})["best"]
+    inputs = models.Inputs.from_json(meta["facts"]["inputs"])
+    model = models.build(
+        experiment.model,
+        inputs,
+        len(label_space.classes),
+        precision=experiment.train.precision,
+    )
+    best = checkpoint.read(directory, step, {"best": None})["best"]
     variables = {"params": best["params"], "stats": best["stats"]}
     epoch = meta["progress"]["monitor"]["best_epoch"]
     if which == "last":
         state = checkpoint.read(directory, step, {"state": None})["state"]
-        variables = {"params": state["params"], "stats": state["stats"]}
+        params = state["params"] if state.get("ema") is None else state["ema"]
+        variables = {"params": params, "stats": state["stats"]}
         epoch = meta["progress"]["epoch"]
     return LoadedRun(
         experiment=experiment,
+        inputs=inputs,
         label_space=label_space,
-        statistics=Statistics(**best["statistics"]),
+        statistics=best["statistics"],
         variables=variables,
         model=model,
         epoch=epoch,

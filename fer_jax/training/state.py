@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from fer_jax.models import Model
+from fer_jax.models.paths import flatten, matches, unflatten
 
 
 @jax.tree_util.register_dataclass
@@ -28,8 +29,8 @@ class TrainState:
 
     @property
     def variables(self) -> dict[str, Any]:
-        """What `Model.apply` takes."""
-        return {"params": self.params, "stats": self.stats}
+        """What is evaluated: the averaged parameters where they are kept."""
+        return {"params": self.params if self.ema is None else self.ema, "stats": self.stats}
 
 
 def make_keys(seed: int) -> tuple[jax.Array, jax.Array]:
@@ -38,11 +39,42 @@ def make_keys(seed: int) -> tuple[jax.Array, jax.Array]:
     return first, steps
 
 
-def make_state(model: Model, optimizer: optax.GradientTransformation, key: jax.Array) -> TrainState:
-    """The state before the first step."""
-    variables = model.init(key)
+def divide(params: dict[str, Any], freeze: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The parameters that train, and the frozen ones: two trees whose `merge` is the whole."""
+    if not freeze:
+        return params, {}
+    leaves = flatten(params)
+    frozen = {path: leaf for path, leaf in leaves.items() if matches(path, freeze)}
+    trained = {path: leaf for path, leaf in leaves.items() if path not in frozen}
+    return unflatten(trained), unflatten(frozen)
+
+
+def merge(trained: dict[str, Any], frozen: dict[str, Any]) -> dict[str, Any]:
+    """The whole of two trees of `divide`."""
+    return unflatten(flatten(trained) | flatten(frozen)) if frozen else trained
+
+
+def make_state(
+    variables: dict[str, Any],
+    optimizer: optax.GradientTransformation,
+    freeze: Sequence[str] = (),
+    ema: float = 0.0,
+) -> TrainState:
+    """The state before the first step, from the first variables."""
     params, stats = variables["params"], variables["stats"]
-    return TrainState(jnp.zeros((), jnp.int32), params, stats, optimizer.init(params))
+    trained, _ = divide(params, freeze)
+    average = jax.tree.map(jnp.copy, params) if ema else None
+    return TrainState(jnp.zeros((), jnp.int32), params, stats, optimizer.init(trained), average)
+
+
+def average(ema: Any, params: Any, decay: float, step: jax.Array) -> Any:
+    """The running average after `step` updates; it follows quickly while there are few.
+
+    The decay is min(decay, (1 + step) / (10 + step)), as TensorFlow's ExponentialMovingAverage.
+    """
+    time = step.astype(jnp.float32)
+    keep = jnp.minimum(decay, (1 + time) / (10 + time))
+    return jax.tree.map(lambda old, new: keep * old + (1 - keep) * new, ema, params)
 
 
 @jax.jit

@@ -8,148 +8,253 @@ every stretch, so results do not depend on how an epoch is cut into calls.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax import lax
 from jax.sharding import Mesh
 
-from fer_jax import config
-from fer_jax.data import batches
-from fer_jax.models import Model
+from fer_jax.config import Experiment
+from fer_jax.data import augment, batches
+from fer_jax.data.samples import Samples
+from fer_jax.data.statistics import Statistics
+from fer_jax.models import Model, Outputs
 from fer_jax.training import metrics, parallel
+from fer_jax.training.landmark_loss import landmark_error
 from fer_jax.training.losses import Loss
 from fer_jax.training.metrics import Metrics
-from fer_jax.training.state import TrainState
+from fer_jax.training.state import TrainState, average, divide, merge
 
 #: (state, metrics so far, resident, key, index, weight, start, stop) -> (state, metrics)
 TrainStep = Callable[..., tuple[TrainState, Metrics]]
 #: (variables, metrics so far, resident, index, weight, start, stop) -> metrics
 EvaluateStep = Callable[..., Metrics]
+#: What an example's key is folded with for what is not dropout.
+_AUGMENT, _PARTNER, _SHARE = 1_000_001, 1_000_002, 1_000_003
 
 
-def make_resident(
-    samples: batches.Samples, statistics: batches.Statistics, mesh: Mesh
-) -> dict[str, Any]:
+def make_resident(samples: Samples, statistics: Statistics, mesh: Mesh) -> dict[str, Any]:
     """A data set on the devices: the samples' arrays and the statistics, whole on each."""
-    arrays = samples.arrays()
-    kept = {name: arrays[name] for name in ("raw", "frame_mask", "label", "weight")}
-    return parallel.replicate({**kept, "statistics": statistics}, mesh)
+    return parallel.replicate({**samples.arrays(), "statistics": statistics}, mesh)
 
 
-def _batch(resident: Mapping[str, Any], index: jax.Array, name: config.Features) -> dict[str, Any]:
-    """The model's batch of the samples at `index`, i32[B]."""
-    raw, frame_mask = resident["raw"][index], resident["frame_mask"][index]
-    values = batches.features(raw, frame_mask, resident["statistics"], name)
-    return {"features": values, "frame_mask": frame_mask}
+def _fold(keys: jax.Array, what: int) -> jax.Array:
+    return jax.vmap(jax.random.fold_in, (0, None))(keys, what)
+
+
+class _Examples(NamedTuple):
+    """A part of a batch: which samples [b], their weight f32[b] (0 fills) and keys [b]."""
+
+    index: jax.Array
+    weight: jax.Array
+    keys: jax.Array
+
+
+def _gather(
+    resident: Mapping[str, Any], index: jax.Array, settings: Experiment, draw: Any = None
+) -> dict[str, Any]:
+    """The network's batch of the samples at `index`, i32[B], but for its weight."""
+    rows = resident["rows"][index]
+    streams = {name: values[rows] for name, values in resident["streams"].items()}
+    return batches.make_batch(
+        streams, resident["frame_mask"][index], resident["statistics"], settings.data, draw
+    )
+
+
+def _training_batch(
+    resident: Mapping[str, Any], examples: _Examples, step_key: jax.Array, settings: Experiment
+) -> tuple[dict[str, Any], Callable[[Callable[[jax.Array], jax.Array]], jax.Array]]:
+    """A batch with its random changes, and what makes its loss of a loss by label.
+
+    Mixup's partner is any sample of the training set, not of the batch: an example then depends on
+    its own key alone, wherever it lies.
+    """
+    change, frames = settings.data.augment, resident["rows"].shape[1]
+
+    def changed(index: jax.Array, keys: jax.Array) -> dict[str, Any]:
+        draw = None
+        if change.active:
+            draw = augment.draw(_fold(keys, _AUGMENT), change, frames, step_key)
+        return _gather(resident, index, settings, draw)
+
+    index, weight, keys = examples
+    label = resident["label"][index]
+    batch = {**changed(index, keys), "weight": weight}
+    if not change.mixup:
+        return batch, lambda loss: loss(label)
+    others = _fold(keys, _PARTNER)
+    size = len(resident["label"])
+    partner = jax.vmap(lambda key: jax.random.randint(key, (), 0, size))(others)
+    share = augment.mixup_share(_fold(keys, _SHARE), change.mixup)
+    second = changed(partner, others)
+    for name in ("features", "frames"):
+        if name in batch:
+            mixed = lambda a, b: augment.mix(a, b, share)  # noqa: E731
+            batch[name] = jax.tree.map(mixed, batch[name], second[name])
+    other = resident["label"][partner]
+    return batch, lambda loss: share * loss(label) + (1 - share) * loss(other)
 
 
 def make_train_step(
     model: Model,
-    data: config.Data,
+    settings: Experiment,
     loss: Loss,
     optimizer: optax.GradientTransformation,
     mesh: Mesh,
-    mapper: str = "shard_map",
 ) -> TrainStep:
     """Steps `start` to `stop` of an epoch, as one call that takes the state's memory.
 
     The loss of a batch is sum(weight * loss) / examples + penalty; examples are those of order
     weight 1, over all devices, so padding counts nothing and devices do not change the sum. An
-    example draws its dropout from fold_in(fold_in(key, step), its place in the batch), wherever it
-    lies.
+    example draws its dropout and its augmentation from fold_in(fold_in(key, step), its place in
+    the batch), wherever it lies. A batch may be computed in `train.accumulate` parts: the
+    gradient is the same, BatchNorm sees one part at a time.
 
     Returns:
       A function of (state, metrics so far, resident, key, index i32[D, S, b], weight f32[D, S, b],
-      start i32[], stop i32[]) to (state, metrics).
+      start i32[], stop i32[]) to (state, metrics); the parts divide b.
     """
+    train = settings.train
+    terms, freeze, parts = train.loss, train.freeze, train.accumulate
 
     def run(state, counted, resident, key, index, weight, start, stop):  # type: ignore[no-untyped-def]
         def step(i: jax.Array, carry: tuple[TrainState, Metrics]) -> tuple[TrainState, Metrics]:
             state, counted = carry
             chosen, real = index[i], weight[i]
-            examples = lax.psum(jnp.sum(real), parallel.AXIS)
-            batch = _batch(resident, chosen, data.features)
-            label, share = resident["label"][chosen], real * resident["weight"][chosen] / examples
+            count = lax.psum(jnp.sum(real), parallel.AXIS)
             step_key = jax.random.fold_in(key, state.step)
             place = lax.axis_index(parallel.AXIS) * len(chosen) + jnp.arange(len(chosen))
             keys = jax.vmap(jax.random.fold_in, (None, 0))(step_key, place)
+            trained, frozen = divide(state.params, freeze)
 
-            def objective(params: Any) -> tuple[jax.Array, Any]:
-                variables = {"params": params, "stats": state.stats}
-                outputs, stats = model.apply(variables, batch, train=True, key=keys)
-                value = jnp.sum(share * loss(outputs.logits, label))
-                return value + model.penalty(params) / mesh.size, (outputs.logits, stats)
+            def part(stats: Any, examples: _Examples) -> tuple[Any, Any, Metrics]:
+                """New stats, this part's share of the gradient, and its metrics."""
+                batch, by_label = _training_batch(resident, examples, step_key, settings)
+                label = resident["label"][examples.index]
+                share = examples.weight * resident["weight"][examples.index] / count
 
-            gradient = jax.value_and_grad(objective, has_aux=True)
-            (value, (logits, stats)), grads = gradient(state.params)
-            value, grads = lax.psum((value, grads), parallel.AXIS)
-            updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-            params: Any = optax.apply_updates(state.params, updates)
-            stats = lax.pmean(stats, parallel.AXIS)
-            matrix = lax.psum(metrics.confusion(logits, label, real), parallel.AXIS)
-            batch_metrics = Metrics(matrix, value * examples, examples)
-            state = TrainState(state.step + 1, params, stats, opt_state, state.ema)
-            return state, jax.tree.map(jnp.add, counted, batch_metrics)
+                def objective(trained: Any) -> tuple[jax.Array, Any]:
+                    variables = {"params": merge(trained, frozen), "stats": stats}
+                    outputs, new = model.apply(variables, batch, train=True, key=examples.keys)
+                    value = terms.emotion * by_label(lambda truth: loss(outputs.logits, truth))
+                    error = _landmark_error(outputs, batch)
+                    if terms.landmarks:
+                        value = value + terms.landmarks * error
+                    penalty = model.penalty(variables["params"]) / (mesh.size * parts)
+                    return jnp.sum(share * value) + penalty, (outputs.logits, error, new)
+
+                gradient = jax.value_and_grad(objective, has_aux=True)
+                (value, (logits, error, new)), grads = gradient(trained)
+                matrix = metrics.confusion(logits, label, examples.weight)
+                errors = jnp.sum(examples.weight * error)
+                return new, grads, Metrics(matrix, value * count, jnp.zeros(()), errors)
+
+            examples = _Examples(chosen, real, keys)
+            if parts == 1:
+                stats, grads, found = part(state.stats, examples)
+            else:
+                cut = jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), examples)
+
+                def add(carry: Any, one: _Examples) -> tuple[Any, None]:
+                    stats, grads, found = part(carry[0], one)
+                    return (stats, *jax.tree.map(jnp.add, carry[1:], (grads, found))), None
+
+                nothing = (jax.tree.map(jnp.zeros_like, trained), _no_metrics(counted))
+                (stats, grads, found), _ = lax.scan(add, (state.stats, *nothing), cut)
+            grads, found = lax.psum((grads, found), parallel.AXIS)
+            updates, opt_state = optimizer.update(grads, state.opt_state, trained)
+            params: Any = merge(optax.apply_updates(trained, updates), frozen)  # type: ignore[arg-type]
+            done = state.step + 1
+            ema = state.ema
+            if ema is not None:
+                ema = average(ema, params, train.ema, done)
+            state = TrainState(done, params, stats, opt_state, ema)
+            return state, jax.tree.map(jnp.add, counted, found._replace(count=count))
 
         return lax.fori_loop(start, stop, step, (state, counted))
 
     whole_then_dealt = (None, None, None, None, 0, 0, None, None)
     return parallel.map_devices(
-        run, mesh, mapper, whole_then_dealt, out_axes=(None, None), donate=(0,)
+        run, mesh, settings.parallel.mapper, whole_then_dealt, out_axes=(None, None), donate=(0,)
     )
 
 
-def make_evaluate_step(
-    model: Model, data: config.Data, loss: Loss, mesh: Mesh, mapper: str = "shard_map"
-) -> EvaluateStep:
+def _no_metrics(like: Metrics) -> Metrics:
+    return jax.tree.map(jnp.zeros_like, like)
+
+
+def _landmark_error(outputs: Outputs, batch: Mapping[str, Any]) -> jax.Array:
+    """f32[B], inter-pupil distances; 0 where the network or the batch has no landmarks."""
+    if outputs.landmarks is None or "landmarks" not in batch:
+        return jnp.zeros(len(outputs.logits))
+    return landmark_error(outputs.landmarks, batch["landmarks"])
+
+
+def make_evaluate_step(model: Model, settings: Experiment, loss: Loss, mesh: Mesh) -> EvaluateStep:
     """Metrics of batches `start` to `stop`, without dropout; the loss includes the penalty.
 
     Returns:
       A function of (variables, metrics so far, resident, index i32[D, S, b], weight f32[D, S, b],
       start i32[], stop i32[]) to metrics.
     """
+    terms = settings.train.loss
 
     def run(variables, counted, resident, index, weight, start, stop):  # type: ignore[no-untyped-def]
         def step(i: jax.Array, counted: Metrics) -> Metrics:
             chosen, real = index[i], weight[i]
-            batch = _batch(resident, chosen, data.features)
+            batch = {**_gather(resident, chosen, settings), "weight": real}
             label = resident["label"][chosen]
             # Without dropout the key is not read.
-            key = jax.random.key(0)
-            outputs, _ = model.apply(variables, batch, train=False, key=key)
-            losses = loss(outputs.logits, label) + model.penalty(variables["params"])
+            outputs, _ = model.apply(variables, batch, train=False, key=jax.random.key(0))
+            error = _landmark_error(outputs, batch)
+            values = terms.emotion * loss(outputs.logits, label) + terms.landmarks * error
+            values = values + model.penalty(variables["params"])
             found = Metrics(
                 metrics.confusion(outputs.logits, label, real),
-                jnp.sum(real * losses),
+                jnp.sum(real * values),
                 jnp.sum(real),
+                jnp.sum(real * error),
             )
             return jax.tree.map(jnp.add, counted, lax.psum(found, parallel.AXIS))
 
         return (lax.fori_loop(start, stop, step, counted),)
 
     whole_then_dealt = (None, None, None, 0, 0, None, None)
-    mapped = parallel.map_devices(run, mesh, mapper, whole_then_dealt, out_axes=(None,))
+    mapped = parallel.map_devices(
+        run, mesh, settings.parallel.mapper, whole_then_dealt, out_axes=(None,)
+    )
     return lambda *arguments: mapped(*arguments)[0]
 
 
+class Prediction(NamedTuple):
+    """What a trained network says of B samples."""
+
+    probabilities: jax.Array
+    """f32[B, K]."""
+    embedding: jax.Array
+    """f32[B, D]."""
+    landmark_error: jax.Array
+    """f32[B], inter-pupil distances; 0 where network or samples have no landmarks."""
+
+
 def make_predictor(
-    model: Model, data: config.Data, statistics: batches.Statistics
-) -> Callable[[Mapping[str, Any], np.ndarray, np.ndarray], jax.Array]:
-    """Class probabilities of raw streams, for evaluation and prediction.
+    model: Model, settings: Experiment, statistics: Statistics
+) -> Callable[[Mapping[str, Any], Mapping[str, Any], Any], Prediction]:
+    """For evaluation and prediction, outside any mesh.
 
     Returns:
-      A jitted function of (variables, raw f32[B, T, ...], frame_mask bool[B, T]) to f32[B, K].
+      A jitted function of (variables, streams {name: [B, T, ...]}, frame_mask bool[B, T]).
     """
 
     @jax.jit
-    def predict(variables: Mapping[str, Any], raw: jax.Array, frame_mask: jax.Array) -> jax.Array:
-        values = batches.features(raw, frame_mask, statistics, data.features)
-        batch = {"features": values, "frame_mask": frame_mask}
+    def predict(
+        variables: Mapping[str, Any], streams: Mapping[str, jax.Array], frame_mask: jax.Array
+    ) -> Prediction:
+        batch = batches.make_batch(streams, frame_mask, statistics, settings.data)
         outputs, _ = model.apply(variables, batch, train=False, key=jax.random.key(0))
-        return jax.nn.softmax(outputs.logits)
+        error = _landmark_error(outputs, batch)
+        return Prediction(jax.nn.softmax(outputs.logits), outputs.embedding, error)
 
     return predict

@@ -14,7 +14,7 @@ import pytest
 from fer_jax.data import corpus
 from fer_jax.data.inspect import inspect, render
 from fer_jax.errors import UserError
-from fer_jax.records import Clip, encode
+from fer_jax.records import IMAGES, Clip, encode
 from preprocessing import writer
 
 EMOTIONS = ("ANG", "HAP", "SAD", "")
@@ -49,7 +49,7 @@ def write_corpus(out, lengths, manifests=True, make=make_clip, streams=("landmar
             writer.write_json(path.with_name(f"{path.name}.manifest.json"), vars(info))
         first, total = first + length, total + info.bytes
     writer.write_dataset_info(
-        out, "crema-d", lengths, total, streams, (8, 8, 3), "png",
+        out, "crema-d", lengths, total, streams, dict.fromkeys(IMAGES, (8, 8, 3)), "png",
         {"corpus": "crema-d"},
     )  # fmt: skip
     return out
@@ -77,7 +77,7 @@ def test_a_sequence_of_clips(directory):
             clips[index]
     assert clips.name == "crema-d" and clips.metadata == {"corpus": "crema-d"}
     assert clips.info["splits"][0]["shardLengths"] == ["3", "0", "1", "4"]
-    assert clips.crop_shape == (8, 8, 3)
+    assert clips.image_shapes == {"crops": (8, 8, 3)}
     np.testing.assert_array_equal(clips[5].landmarks68, make_clip(5).landmarks68)
     assert clips[5].crops == (b"png0", None, b"png2")
 
@@ -251,12 +251,14 @@ def test_inspect_counts(directory):
     assert {k: v["clips"] for k, v in report["splits"].items()} == {"test": 2, "train": 6}
     assert {k: v["frames"] for k, v in report["subjects"].items()} == {"100": 12, "101": 12}
     assert report["unlabelled"] == 2 and report["augmented"] == 0
-    assert report["streams"] == ["landmarks68", "crops"] and report["crop_shape"] == [8, 8, 3]
+    assert report["streams"] == ["landmarks68", "crops"]
+    assert report["image_shapes"] == {"crops": [8, 8, 3]}
     assert report["shards"] == 4 and report["quarantined"] == 2
     assert report["bytes"] == sum(p.stat().st_size for p in directory.glob("*.tfrecord-*[0-9]"))
     assert report["problems"] == [] and not report["checked"]
     text = render(report)
     assert "8 clips, 24 frames, faces found in 66.7 %" in text
+    assert "streams: landmarks68, crops (crops 8x8x3)" in text
     assert "2 clips have no label" in text and "2 files were set aside" in text
     assert "--check" in text and "intact: every checksum fits" in render(inspect(directory, True))
 

@@ -1,12 +1,11 @@
 import math
-from typing import get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fer_jax.config import Features
+from fer_jax.config.data import FEATURES
 from fer_jax.data import geometry
 
 
@@ -126,7 +125,7 @@ def test_blendshapes_keep_paper_5s_list():
     assert geometry.blendshape_names("blendshapes-27") == tuple(names[k] for k in kept)
 
 
-@pytest.mark.parametrize("features", get_args(Features))
+@pytest.mark.parametrize("features", FEATURES)
 def test_every_feature_has_its_dimension(features):
     assert geometry.stream_of(features) in ("landmarks68", "blendshapes")
     raw = jnp.ones((2, 3, *geometry.raw_shape(features)))
@@ -146,3 +145,30 @@ def test_scaling_to_224():
     np.testing.assert_allclose(face[1, :3], [[0, 0], [224, 224], [112, 112]], rtol=1e-6)
     np.testing.assert_allclose(face[0], full[0], rtol=1e-6)
     assert face.dtype == full.dtype == np.float32
+
+
+def test_geometry_of_paper_3(faces):
+    """docs/reproduction.md 3.2: about (112, 135), then one range for a face's 136 numbers."""
+    found = np.asarray(geometry.compute("geometry-136", faces))
+    for face, row in zip(faces.astype(np.float64), found, strict=True):
+        moved = (face - [112, 135]).ravel()
+        wanted = (moved - moved.min()) / (moved.max() - moved.min())
+        np.testing.assert_allclose(row, wanted, atol=1e-6)
+    assert np.isfinite(geometry.compute("geometry-136", np.zeros((1, 68, 2), np.float32))).all()
+
+
+def test_extracted_features_are_what_was_written():
+    raw = np.arange(6, dtype=np.float32).reshape(2, 3)
+    assert geometry.dimension("extracted/vgg-fc7-3") == 3
+    assert geometry.raw_shape("extracted/vgg-fc7-3") == (3,)
+    np.testing.assert_array_equal(geometry.compute("extracted/vgg-fc7-3", raw), raw)
+
+
+def test_landmarks_in_the_crop_equal_the_affine_map():
+    rng = np.random.default_rng(2)
+    points = rng.uniform(0, 300, (2, 68, 2)).astype(np.float32)
+    matrix = rng.normal(size=(2, 2, 3)).astype(np.float32)
+    found = geometry.to_crop(points, matrix, stored=112, size=224)
+    for t in range(2):
+        crop = points[t] @ matrix[t, :, :2].T + matrix[t, :, 2]
+        np.testing.assert_allclose(found[t], crop * 2 + 0.5, rtol=1e-5, atol=1e-3)

@@ -105,7 +105,7 @@ def test_other_records_are_evaluated_whole(run: Path, tmp_path: Path, face_corpu
     assert found["protocol"] == "all of tiny"
     assert found["split"] == "all"
     assert found["by_clip"]["n"] == 11
-    assert found["left_out"] == {"no_class": 1, "no_face": 0}
+    assert found["left_out"] == {"no_class": 1, "no_face": 0, "too_short": 0}
     assert found["subject_overlap"] is found["twin_overlap"] is found["audit"] is None
     assert found["ci95_clusters"] == "clip"
     assert "reported" not in found

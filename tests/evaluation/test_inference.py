@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from fer_jax.evaluation import inference
+from fer_jax.training.steps import Prediction
 
 
 def test_reads_no_more_than_a_batch_ahead(tiny_run, monkeypatch) -> None:
@@ -13,9 +14,10 @@ def test_reads_no_more_than_a_batch_ahead(tiny_run, monkeypatch) -> None:
     pulled, seen = 0, []
 
     def fake(model, data, statistics):
-        def predict(variables, raw, mask):
+        def predict(variables, streams, mask):
+            raw = streams["raw"]
             seen.append((pulled, raw.shape))
-            return np.tile(raw[:, :1, 0, 0], 3)
+            return Prediction(np.tile(raw[:, :1, 0, 0], 3), raw[:, 0], raw[:, 0, 0, 0])
 
         return predict
 
@@ -23,14 +25,15 @@ def test_reads_no_more_than_a_batch_ahead(tiny_run, monkeypatch) -> None:
         nonlocal pulled
         for i in range(10):
             pulled += 1
-            yield np.full((5, 68, 2), i, np.float32), np.ones(5, bool)
+            yield {"raw": np.full((5, 68, 2), i, np.float32)}, np.ones(5, bool)
 
     monkeypatch.setattr(inference, "make_predictor", fake)
     infer = inference.make_inference(load_run(tiny_run.dir), 4)
     found = infer(samples())
     assert seen == [(4, (4, 5, 68, 2)), (8, (4, 5, 68, 2)), (10, (4, 5, 68, 2))]
-    np.testing.assert_array_equal(found, np.arange(10.0)[:, None] * np.ones(3))
-    assert infer(iter(())).shape == (0, 3)
+    wanted = np.arange(10.0)[:, None] * np.ones(3)
+    np.testing.assert_array_equal(found.probabilities, wanted)
+    assert infer(iter(())).probabilities.shape == (0, 3)
 
 
 def test_a_samples_numbers_do_not_depend_on_the_others(tiny_run) -> None:
@@ -38,11 +41,11 @@ def test_a_samples_numbers_do_not_depend_on_the_others(tiny_run) -> None:
 
     rng = np.random.default_rng(0)
     samples = [
-        (rng.uniform(0, 224, (5, 68, 2)).astype(np.float32), np.arange(5) < 1 + i % 5)
+        ({"raw": rng.uniform(0, 224, (5, 68, 2)).astype(np.float32)}, np.arange(5) < 1 + i % 5)
         for i in range(7)
     ]
     infer = inference.make_inference(load_run(tiny_run.dir), 4)
-    together = infer(samples)
+    together = infer(samples).probabilities
     np.testing.assert_allclose(together.sum(1), 1, rtol=1e-6)
     for sample, row in zip(samples, together, strict=True):
-        np.testing.assert_array_equal(infer([sample])[0], row)
+        np.testing.assert_array_equal(infer([sample]).probabilities[0], row)

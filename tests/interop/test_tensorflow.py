@@ -9,10 +9,10 @@ import pytest
 from fer_jax import records
 from fer_jax.data import corpus
 from fer_jax.data.tfrecord import Shard
-from fer_jax.records import OPTIONAL, TENSORS, Clip
+from fer_jax.records import IMAGES, OPTIONAL, TENSORS, Clip
 from preprocessing import writer
 
-CROP = (12, 10, 3)
+SHAPES = {"crops": (12, 10, 3), "frontal": (7, 9, 1)}
 
 
 @pytest.fixture(scope="module")
@@ -29,8 +29,12 @@ def encode_image(pixels, form):
     from PIL import Image
 
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, form)
+    Image.fromarray(pixels.squeeze()).save(buffer, form)
     return buffer.getvalue()
+
+
+def images_of(streams):
+    return [name for name in IMAGES if name in streams]
 
 
 def make_clip(i, frames, streams, form="png"):
@@ -49,9 +53,10 @@ def make_clip(i, frames, streams, form="png"):
                 values[name][~found] = np.nan
         else:
             values[name] = rng.integers(-(2**31), 2**31, size).astype(dtype)
-    if "crops" in streams:
-        values["crops"] = tuple(
-            encode_image(rng.integers(0, 256, CROP, np.uint8), form) if f else None for f in found
+    for name in images_of(streams):
+        values[name] = tuple(
+            encode_image(rng.integers(0, 256, SHAPES[name], np.uint8), form) if f else None
+            for f in found
         )
     return Clip(
         clip_id=f"ravdess/{i}", corpus="ravdess", emotion="fürchterlich", fps=29.97,
@@ -64,16 +69,16 @@ def write_directory(out, clips, streams, lengths, form="png"):
     for i, length in enumerate(lengths):
         path = out / writer.shard_name("ravdess", i, len(lengths))
         total += writer.write_shard(path, [records.encode(next(rest)) for _ in range(length)]).bytes
-    shape = CROP if "crops" in streams else None
+    shapes = {name: SHAPES[name] for name in images_of(streams)}
     writer.write_dataset_info(
-        out, "ravdess", lengths, total, streams, shape, form, {"recipe": {"size": 12}}
+        out, "ravdess", lengths, total, streams, shapes, form, {"recipe": {"size": 12}}
     )
     return out
 
 
 def fields(clip):
-    """Name -> value of all that a record of `clip` holds, without crops."""
-    values = {n: getattr(clip, n) for n in Clip.__dataclass_fields__ if n != "crops"}
+    """Name -> value of all that a record of `clip` holds, without images."""
+    values = {n: getattr(clip, n) for n in Clip.__dataclass_fields__ if n not in IMAGES}
     return {name: value for name, value in values.items() if value is not None}
 
 
@@ -104,8 +109,8 @@ def test_tf_data_reads_what_we_wrote(tf, tmp_path, streams):
             kind = tf.float32 if records._SCALARS[name].kind == "f" else tf.int64
         spec[name] = tf.io.FixedLenFeature((), kind)
         assert isinstance(value, (str, float, int, np.ndarray))
-    if "crops" in streams:
-        spec["crops"] = tf.io.VarLenFeature(tf.string)
+    for name in images_of(streams):
+        spec[name] = tf.io.VarLenFeature(tf.string)
     read = list(tf.data.TFRecordDataset(str(path)))
     assert len(read) == len(clips)
     for raw, clip in zip(read, clips, strict=True):
@@ -121,9 +126,9 @@ def test_tf_data_reads_what_we_wrote(tf, tmp_path, streams):
             if name in records._SCALARS:
                 got = got.astype(records._SCALARS[name])
             assert_equal(got, want, name)
-        if "crops" in streams:
-            images = example["crops"].values.numpy().tolist()
-            assert images == [c for c in clip.crops if c is not None]
+        for name in images_of(streams):
+            images = example[name].values.numpy().tolist()
+            assert images == [image for image in getattr(clip, name) if image is not None]
         # Nothing but the fields is in the record.
         keys = set(tf.train.Example.FromString(raw.numpy()).features.feature)
         assert keys == set(spec)
@@ -131,7 +136,9 @@ def test_tf_data_reads_what_we_wrote(tf, tmp_path, streams):
 
 @pytest.mark.parametrize("form", ["png", "jpeg"])
 @pytest.mark.parametrize(
-    "streams", [ALL, SOME, ("crops",), ()], ids=lambda s: "+".join(s) or "none"
+    "streams",
+    [ALL, SOME, ("crops",), ("crop_matrix", "frontal"), ()],
+    ids=lambda s: "+".join(s) or "none",
 )
 def test_tfds_reads_what_we_wrote(tf, tfds, tmp_path, streams, form):
     clips = [make_clip(i, frames, streams, form) for i, frames in enumerate(FRAMES)]
@@ -144,15 +151,13 @@ def test_tfds_reads_what_we_wrote(tf, tfds, tmp_path, streams, form):
     assert len(read) == len(clips)
     for example, clip in zip(read, clips, strict=True):
         want = fields(clip)
-        assert set(example) == {"schema_version", *want, *(["crops"] if clip.crops else [])} | (
-            {"crops"} if "crops" in streams else set()
-        )
+        assert set(example) == {"schema_version", *want, *images_of(streams)}
         for name, value in want.items():
             assert_equal(example[name], value, name)
-        if "crops" in streams:
-            images = [c for c in clip.crops if c is not None]
-            assert example["crops"].shape == (len(images), *CROP)
-            for got, image in zip(example["crops"], images, strict=True):
+        for name in images_of(streams):
+            images = [image for image in getattr(clip, name) if image is not None]
+            assert example[name].shape == (len(images), *SHAPES[name])
+            for got, image in zip(example[name], images, strict=True):
                 np.testing.assert_array_equal(got, tf.io.decode_image(image).numpy())
 
 
@@ -165,9 +170,9 @@ def reference_features(tfds, streams):
     for name, (shape, dtype) in TENSORS.items():
         if name not in OPTIONAL or name in streams:
             kinds[name] = tfds.features.Tensor(shape=shape, dtype=dtype.type, encoding="bytes")
-    if "crops" in streams:
-        image = tfds.features.Image(shape=CROP, encoding_format="png")
-        kinds["crops"] = tfds.features.Sequence(image)
+    for name in images_of(streams):
+        image = tfds.features.Image(shape=SHAPES[name], encoding_format="png")
+        kinds[name] = tfds.features.Sequence(image)
     return tfds.features.FeaturesDict(kinds)
 
 
@@ -175,16 +180,17 @@ def reference_features(tfds, streams):
 def test_features_json_is_what_tfds_would_write(tfds, tmp_path, streams):
     reference_features(tfds, streams).save_config(tmp_path)
     want = json.loads((tmp_path / "features.json").read_text())
-    assert records.tfds_features(streams, CROP, "png") == want
+    assert records.tfds_features(streams, SHAPES, "png") == want
 
 
 def as_example(clip):
     from PIL import Image
 
     example = {"schema_version": records.SCHEMA_VERSION, **fields(clip)}
-    if clip.crops is not None:
-        images = [c for c in clip.crops if c is not None]
-        example["crops"] = [np.asarray(Image.open(io.BytesIO(image))) for image in images]
+    for name in images_of(clip.streams):
+        images = [image for image in getattr(clip, name) if image is not None]
+        pixels = [np.asarray(Image.open(io.BytesIO(image))) for image in images]
+        example[name] = [image.reshape(SHAPES[name]) for image in pixels]
     return example
 
 
@@ -200,10 +206,12 @@ def assert_same_clips(got, want):
             else:
                 kind = records._SCALARS.get(name)
                 assert_equal(np.asarray(getattr(a, name), kind), value, name)
-        for mine, theirs in zip(b.crops or (), a.crops or (), strict=True):
-            if mine is not None:
-                pixels = [np.asarray(Image.open(io.BytesIO(x))) for x in (mine, theirs)]
-                np.testing.assert_array_equal(*pixels)
+        for name in images_of(b.streams):
+            for mine, theirs in zip(getattr(b, name), getattr(a, name), strict=True):
+                assert (mine is None) == (theirs is None)
+                if mine is not None:
+                    pixels = [np.asarray(Image.open(io.BytesIO(x))) for x in (mine, theirs)]
+                    np.testing.assert_array_equal(*pixels)
 
 
 @pytest.mark.parametrize("streams", [ALL, SOME], ids=["all", "blendshapes"])

@@ -1,5 +1,7 @@
 """Whole networks against Keras with copied weights, and against the papers' counts."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -18,7 +20,7 @@ def models():
 
 
 def _build(models, settings, features, frames, classes):
-    return models.build(settings, features=features, frames=frames, classes=classes)
+    return models.build(settings, models.Inputs(frames=frames, features=features), classes)
 
 
 def _batch(features, frames, batch=4, seed=0):
@@ -59,7 +61,18 @@ def test_parameters_of_paper_5(models):
     assert models.parameter_count(params) == 44_631
 
 
-def _keras_lstm(settings, frames, features, classes):
+def test_parameters_of_paper_3s_lstm_on_fc7(models):
+    import jax
+
+    # docs/reproduction.md 3.1: three layers of 2622 on 4096 features are 180.5 M
+    settings = config.LSTM(units=(2622,) * 3, activation="relu", input_dropout=0.5)
+    model = _build(models, settings, 4096, 5, 6)
+    count = models.parameter_count(jax.eval_shape(model.init, jax.random.key(0))["params"])
+    assert count == 4 * 2622 * (4096 + 5 * 2622 + 3) + 2622 * 6 + 6
+    assert round(count / 1e6, 1) == 180.5
+
+
+def _keras_recurrent(settings, frames, features, classes):
     import keras
 
     layers = keras.layers
@@ -68,15 +81,18 @@ def _keras_lstm(settings, frames, features, classes):
     stack = [keras.Input((features, 1) if by_feature else (frames, features))]
     if settings.mask_padding:
         stack.append(layers.Masking())
+    kind = layers.GRU if isinstance(settings, config.GRU) else layers.LSTM
     for index, units in enumerate(settings.units):
         stack.append(
-            layers.LSTM(
+            kind(
                 units,
                 activation=settings.activation,
                 kernel_regularizer=l2,
                 return_sequences=index + 1 < len(settings.units),
             )
         )
+    if settings.dense:
+        stack.append(layers.Dense(settings.dense, activation="relu"))
     return keras.Sequential([*stack, layers.Dense(classes)])
 
 
@@ -94,6 +110,9 @@ NETWORKS = {
     "paper 1": (config.LSTM(units=(12, 20), dropout=0.5), 9, 11),
     "paper 1, masked": (config.LSTM(units=(12, 20), dropout=0.5, mask_padding=True), 9, 11),
     "paper 5": (config.LSTM(**PAPER_5), 52, 1),
+    "paper 2, dense layer": (config.LSTM(units=(14,), dense=6, mask_padding=True), 9, 5),
+    "paper 3, GRU": (config.GRU(units=(12, 10, 8), activation="relu", kernel_l2=1e-3), 9, 5),
+    "GRU, masked": (config.GRU(units=(12, 20), mask_padding=True), 9, 7),
     "dense": (config.Dense(), 52, 1),
 }
 
@@ -109,7 +128,8 @@ def test_loss_and_gradients_equal_keras_with_the_same_weights(models, name):
     params = model.init(jax.random.key(3))["params"]
     batch, labels = _batch(features, frames), jnp.array([0, 2, 1, 1])
     # Keras' order: the layers in turn, kernel, recurrent kernel, bias.
-    order = [k for k in params if k != "classifier"] + ["classifier"]
+    last = ("dense", "classifier")
+    order = [k for k in params if k not in last] + [k for k in last if k in params]
     flat = lambda tree: [  # noqa: E731
         tree[layer][part]
         for layer in order
@@ -120,7 +140,7 @@ def test_loss_and_gradients_equal_keras_with_the_same_weights(models, name):
         if isinstance(settings, config.Dense):
             twin, x = _keras_dense(settings, features, 3), batch["features"][:, 0]
         else:
-            twin, x = _keras_lstm(settings, frames, features, 3), batch["features"]
+            twin, x = _keras_recurrent(settings, frames, features, 3), batch["features"]
             x = x.swapaxes(1, 2) if settings.steps == "features" else x
     twin.set_weights([np.asarray(leaf) for leaf in flat(params)])
 
@@ -156,7 +176,7 @@ def test_loss_and_gradients_equal_keras_with_the_same_weights(models, name):
 def _regularised(settings):
     if isinstance(settings, config.Dense):
         return [f"dense_{i}" for i in range(1, len(settings.units) - 1)]
-    return [f"lstm_{i}" for i in range(len(settings.units))]
+    return [f"{settings.name}_{i}" for i in range(len(settings.units))]
 
 
 def test_padding_is_read_unless_masked(models):
@@ -179,7 +199,11 @@ def test_padding_is_read_unless_masked(models):
 
 @pytest.mark.parametrize(
     ("settings", "frames"),
-    [(config.LSTM(units=(8, 6)), 5), (config.Dense(units=(8, 6), dropout=(0.3, 0.2)), 1)],
+    [
+        (config.LSTM(units=(8, 6)), 5),
+        (config.GRU(units=(8, 6), dropout=0.0, input_dropout=0.5), 5),
+        (config.Dense(units=(8, 6), dropout=(0.3, 0.2)), 1),
+    ],
 )
 def test_dropout_follows_the_key_and_only_in_training(models, settings, frames):
     import jax
@@ -198,6 +222,60 @@ def test_dropout_follows_the_key_and_only_in_training(models, settings, frames):
     assert not np.allclose(logits(1, True), logits(2, True))
     np.testing.assert_array_equal(logits(1, False), logits(2, False))
     assert not np.allclose(logits(1, True), logits(1, False))
+
+
+def test_input_dropout_drops_an_input_at_every_step_or_at_none(models):
+    import jax
+    import jax.numpy as jnp
+
+    model = _build(models, config.LSTM(units=(4,), input_dropout=0.5, dropout=0.0), 40, 6, 2)
+    variables, batch = model.init(jax.random.key(0)), _batch(40, 6)
+
+    def logits(x):
+        outputs, _ = model.apply(
+            variables, {**batch, "features": x}, train=True, key=jax.random.key(1)
+        )
+        return jnp.sum(outputs.logits * jnp.array([[1.0, -2.0]]))
+
+    ignored = np.asarray(jax.grad(logits)(batch["features"])) == 0
+    assert (ignored == ignored[:, :1]).all()
+    assert 0.3 < ignored.mean() < 0.7
+    assert not (ignored[0] == ignored[1]).all()
+
+
+@pytest.mark.parametrize("kind", [config.LSTM, config.GRU])
+def test_a_bfloat16_step_is_close_to_float32(models, kind):
+    import jax
+    import optax
+
+    settings = kind(units=(24, 16), dropout=0.0, dense=8)
+    inputs = models.Inputs(frames=40, features=9)
+    batch, labels = _batch(9, 40, batch=16), np.arange(16) % 3
+    variables = models.build(settings, inputs, 3).init(jax.random.key(0))
+
+    def gradient(precision):
+        model = models.build(settings, inputs, 3, precision=precision)
+
+        def loss(params):
+            outputs, _ = model.apply(
+                {**variables, "params": params}, batch, train=True, key=jax.random.key(0)
+            )
+            assert outputs.logits.dtype == outputs.embedding.dtype == np.float32
+            losses = optax.softmax_cross_entropy_with_integer_labels(outputs.logits, labels)
+            return losses.mean()
+
+        # The projection of all 40 steps is one matmul, whose result is as narrow as its inputs.
+        graph = str(jax.make_jaxpr(loss)(variables["params"]))
+        outputs = re.findall(r":(\w+)\[40,16,\d+\] = dot_general", graph)
+        assert set(outputs) == {"bf16" if precision == "bfloat16" else "f32"}
+        return jax.jit(jax.grad(loss))(variables["params"])
+
+    for one, other in zip(
+        *map(jax.tree.leaves, (gradient("bfloat16"), gradient("float32"))), strict=True
+    ):
+        assert one.dtype == np.float32
+        one, other = np.float64(one).ravel(), np.float64(other).ravel()
+        assert one @ other / np.linalg.norm(one) / np.linalg.norm(other) > 0.99
 
 
 @pytest.mark.parametrize("rate", [0.2, 0.5, 0.9])

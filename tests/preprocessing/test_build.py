@@ -202,6 +202,36 @@ def test_faceless_clips_are_ordinary(tmp_path):
     assert clip.clip_id == "folder/joy/face" and np.isfinite(clip.landmarks68).all()
 
 
+def test_crops_and_frontal_pictures_are_the_same_from_any_worker(
+    tmp_path, landmarker_model, monkeypatch
+):
+    import cv2
+    from skimage import data
+
+    monkeypatch.setenv("FER_JAX_MODELS", str(landmarker_model.parent))
+    portrait = cv2.cvtColor(data.astronaut()[:300, 100:400], cv2.COLOR_RGB2BGR)
+    (tmp_path / "raw/joy").mkdir(parents=True)
+    for n in range(4):
+        turn = cv2.getRotationMatrix2D((150, 150), 4 * n, 1)
+        turned = cv2.warpAffine(portrait, turn, (300, 300))
+        assert cv2.imwrite(str(tmp_path / f"raw/joy/{n}.png"), turned)
+    recipe = make_recipe("folder", ("crops", "frontal"), crop_size=48, frontal_symmetry="soft")
+    outs = [tmp_path / "one", tmp_path / "two"]
+    for workers, out in enumerate(outs, 1):
+        report = preprocess(
+            "folder", tmp_path / "raw", out, recipe=recipe, workers=workers, clips_per_shard=2
+        )
+        assert report.written == 4
+    assert digests(outs[0]) == digests(outs[1])
+    clips = load(outs[0])
+    assert clips.check() == []
+    assert clips.stored_streams == ("crop_matrix", "crops", "frontal")
+    assert clips.image_shapes == {"crops": (48, 48, 3), "frontal": (48, 48, 3)}
+    for clip in clips:
+        image = cv2.imdecode(np.frombuffer(clip.frontal[0], np.uint8), cv2.IMREAD_UNCHANGED)
+        assert image.shape == (48, 48, 3) and np.isfinite(clip.crop_matrix).all()
+
+
 def test_when_nothing_can_be_written_only_the_list_stays(tmp_path):
     raw, out = tmp_path / "raw", tmp_path / "out"
     (raw / "joy").mkdir(parents=True)

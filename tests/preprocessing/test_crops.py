@@ -16,6 +16,7 @@ from preprocessing.crops import (
     encode_crop,
     eye_centres,
     whole_crop,
+    whole_matrix,
 )
 
 
@@ -52,7 +53,8 @@ def test_eyes_land_where_they_should(degrees, distance, count):
         spot = np.exp(-((columns - x) ** 2 + (rows - y) ** 2) / (2 * (distance / 14) ** 2))
         image[..., channel] = np.round(255 * spot)
     for size in (48, 112, 224):
-        crop = aligned_crop(image, landmarks_of(eyes, count), size)
+        matrix = crop_matrix(eye_centres(landmarks_of(eyes, count)), size)
+        crop = aligned_crop(image, matrix, size)
         assert crop.shape == (size, size, 3)
         half = EYE_DISTANCE * size / 2
         want = [
@@ -74,13 +76,13 @@ def test_shrinking_does_not_alias():
     """One-pixel stripes average to grey; sampled points of them would be black and white."""
     image = np.zeros((1200, 1200, 3), np.uint8)
     image[:, ::2] = 255
-    crop = aligned_crop(image, landmarks_of(np.array([[400.0, 500.0], [800.0, 500.0]])), 48)
+    crop = aligned_crop(image, crop_matrix(np.array([[400.0, 500.0], [800.0, 500.0]]), 48), 48)
     assert np.abs(crop[:40].astype(int) - 127).max() < 30
 
 
 def test_outside_the_picture_is_black():
     image = np.full((100, 100, 3), 200, np.uint8)
-    crop = aligned_crop(image, landmarks_of(np.array([[5.0, 10.0], [35.0, 10.0]])), 64)
+    crop = aligned_crop(image, crop_matrix(np.array([[5.0, 10.0], [35.0, 10.0]]), 64), 64)
     assert crop[0].max() == 0 and crop[40, 32].min() == 200
 
 
@@ -121,3 +123,16 @@ def test_whole_crop():
     blocks = image.reshape(24, 2, 24, 2, 3).mean((1, 3))
     assert np.abs(halved - blocks).max() <= 0.5
     assert whole_crop(image[:30], 112).shape == (112, 112, 3)
+
+
+@pytest.mark.parametrize("size", [48, 60, 120, 224])
+def test_the_matrix_of_a_whole_picture_says_where_its_points_go(size):
+    rows, columns = np.mgrid[:120, :160]
+    places = np.array([[30.0, 25.0], [118.0, 90.0]])
+    image = np.zeros((120, 160, 3), np.uint8)
+    for channel, (x, y) in enumerate(places):
+        spot = np.exp(-((columns - x) ** 2 + (rows - y) ** 2) / (2 * 5.0**2))
+        image[..., channel] = np.round(255 * spot)
+    matrix = whole_matrix(160, 120, size)
+    want = places @ matrix[:, :2].T + matrix[:, 2]
+    np.testing.assert_allclose(blob_centres(whole_crop(image, size)), want, atol=0.05)

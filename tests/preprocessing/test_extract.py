@@ -8,8 +8,9 @@ import pytest
 
 from fer_jax import records
 from fer_jax.errors import UserError
-from preprocessing.crops import EYE_DISTANCE, EYE_ROW, eye_centres
+from preprocessing.crops import EYE_DISTANCE, EYE_ROW, encode_crop, eye_centres
 from preprocessing.extract import FULL_SEARCH_EVERY, Extractor, NoFaceError, Recipe
+from preprocessing.frontalize import Frontalizer
 from preprocessing.video import Frame, VideoError, read_frames
 
 BLACK = np.zeros((300, 400, 3), np.uint8)
@@ -69,6 +70,8 @@ def same_bytes(a, b):
         {"crop_format": "gif"},
         {"crop_quality": 0},
         {"align": "eyes"},
+        {"frontal_size": 2000},
+        {"frontal_symmetry": "hard"},
         {"max_faces": 0},
     ],
 )
@@ -82,8 +85,13 @@ def test_a_recipe_in_json():
     one, two = Recipe(outputs=("crops", "landmarks")), Recipe(outputs=("landmarks", "crops"))
     assert one == two and json.dumps(one.to_json()) == json.dumps(two.to_json())
     assert one.to_json() != Recipe(outputs=("crops", "landmarks"), crop_size=48).to_json()
-    assert (one.crop_shape, Recipe().crop_shape) == ((112, 112, 3), None)
-    assert Recipe(outputs=("crops",), crop_size=48, crop_color="gray").crop_shape == (48, 48, 1)
+    assert (one.image_shapes, Recipe().image_shapes) == ({"crops": (112, 112, 3)}, {})
+    gray = Recipe(outputs=("crops",), crop_size=48, crop_color="gray")
+    assert gray.image_shapes == {"crops": (48, 48, 1)}
+    pair = {"outputs": ("frontal", "crops"), "crop_size": 64}
+    assert Recipe(**pair).image_shapes == {"crops": (64, 64, 3), "frontal": (64, 64, 3)}
+    assert Recipe(**pair) == Recipe(**pair, frontal_size=64)
+    assert Recipe(**pair, frontal_size=32).image_shapes["frontal"] == (32, 32, 3)
 
 
 @pytest.mark.parametrize(
@@ -95,6 +103,9 @@ def test_a_recipe_in_json():
         (("crops",), "none", False, False),
         (("blendshapes", "crops"), "face", False, True),
         (("landmarks", "blendshapes", "crops"), "none", True, True),
+        (("frontal",), "face", True, False),
+        (("crops", "frontal"), "none", True, False),
+        (("blendshapes", "frontal"), "face", False, True),
     ],
 )
 def test_only_the_detectors_that_are_needed(outputs, align, dlib, mediapipe):
@@ -175,11 +186,16 @@ def test_aligned_crops(head, face, form, color):
     middle, half = (size - 1) / 2, EYE_DISTANCE * size / 2
     want = [[middle - half, EYE_ROW * size], [middle + half, EYE_ROW * size]]
     np.testing.assert_allclose(eyes, want, atol=0.03 * size)
+    # The matrix takes the landmarks there exactly.
+    matrix = got.crop_matrix[0]
+    mapped = eye_centres(got.landmarks68[0]) @ matrix[:, :2].T + matrix[:, 2]
+    np.testing.assert_allclose(mapped, want, atol=1e-3)
+    assert np.isnan(got.crop_matrix[1]).all() and np.isfinite(got.crop_matrix[2]).all()
 
 
 def test_crops_alone_store_crops_alone(face):
     both, alone = (extract([face], outputs=o) for o in (("landmarks", "crops"), ("crops",)))
-    assert alone.streams == ("crops",) and alone.crops == both.crops
+    assert alone.streams == ("crop_matrix", "crops") and alone.crops == both.crops
 
 
 def test_whole_pictures_need_no_face():
@@ -188,11 +204,12 @@ def test_whole_pictures_need_no_face():
     assert got.face_found.all()
     np.testing.assert_array_equal(decoded(got.crops[0])[..., ::-1], image)
     np.testing.assert_array_equal(got.box, [[0, 0, 48, 48]])
+    np.testing.assert_array_equal(got.crop_matrix, [[[1, 0, 0], [0, 1, 0]]])
 
 
 def test_blendshapes(models, face):
     got = extract([face, BLACK, face], outputs=("blendshapes", "crops"), crop_size=64)
-    assert got.streams == ("landmarks478", "blendshapes", "pose", "crops")
+    assert got.streams == ("landmarks478", "blendshapes", "pose", "crop_matrix", "crops")
     for name in ("landmarks478", "blendshapes", "pose"):
         stream = getattr(got, name).reshape(3, -1)
         np.testing.assert_array_equal(np.isfinite(stream).all(1), [True, False, True])
@@ -205,8 +222,44 @@ def test_whole_pictures_with_blendshapes_need_a_face(models, face):
     options = {"outputs": ("blendshapes", "crops"), "align": "none", "crop_size": 48}
     got = extract([face, BLACK], **options)
     assert [crop is not None for crop in got.crops] == [True, False]
+    np.testing.assert_array_equal(np.isfinite(got.crop_matrix).all((1, 2)), [True, False])
     with pytest.raises(NoFaceError):
         extract([BLACK], **options)
+
+
+@pytest.mark.parametrize("with_blendshapes", [False, True])
+def test_frontal_pictures(models, face, with_blendshapes):
+    others = ("blendshapes",) if with_blendshapes else ("landmarks",)
+    options = {"crop_size": 64, "frontal_size": 96, "crop_color": "gray", "crop_format": "png"}
+    got = extract([face, BLACK, face], outputs=(*others, "crops", "frontal"), **options)
+    assert got.streams[-3:] == ("crop_matrix", "crops", "frontal")
+    assert [picture is not None for picture in got.frontal] == [True, False, True]
+    assert got.frontal[0] == got.frontal[2] and decoded(got.crops[0]).shape == (64, 64)
+    points = got.landmarks478 if with_blendshapes else got.landmarks68
+    rgb = Frontalizer(96).frontalize(face, points[0])
+    assert got.frontal[0] == encode_crop(rgb, "gray", "png", 95)
+    assert rgb.any(-1).mean() > 0.5 and not rgb[:5].any()
+    soft = extract([face], outputs=(*others, "frontal"), frontal_symmetry="soft", **options)
+    rgb = Frontalizer(96, "soft").frontalize(face, points[0])
+    assert soft.frontal[0] == encode_crop(rgb, "gray", "png", 95) and soft.crops is None
+    records.encode(got)
+
+
+def test_frontal_pictures_where_one_detector_sees_nothing(models, face, monkeypatch):
+    """dlib's points serve where MediaPipe finds no face."""
+    outputs = ("landmarks", "blendshapes", "frontal")
+    with Extractor(Recipe(outputs=outputs)) as extractor:
+        monkeypatch.setattr(extractor._mediapipe, "detect", lambda image: [])
+        got = extractor.extract(clip(), frames_of([face]))
+    assert np.isnan(got.landmarks478).all()
+    assert got.frontal == extract([face], outputs=("frontal",)).frontal
+
+
+def test_frontal_pictures_need_the_model(tmp_path, monkeypatch):
+    (tmp_path / "face_landmarker.task").write_text("wrong")
+    monkeypatch.setenv("FER_JAX_MODELS", str(tmp_path))
+    with pytest.raises(UserError, match=r"face_landmarker\.task has sha256"):
+        Extractor(Recipe(outputs=("frontal",)))
 
 
 def test_both_detectors_speak_of_one_person(models, head):

@@ -64,7 +64,7 @@ def write_records(out: Path, clips: list) -> Path:
     out.mkdir(parents=True)
     info = writer.write_shard(out / writer.shard_name("toy", 0, 1), map(encode, clips))
     writer.write_dataset_info(
-        out, "toy", [info.records], info.bytes, ("blendshapes",), None, "png", {}
+        out, "toy", [info.records], info.bytes, ("blendshapes",), {}, "png", {}
     )
     return out
 

@@ -12,23 +12,33 @@ import jax
 import numpy as np
 import pytest
 
-from fer_jax import config
+from fer_jax import config, models
 from fer_jax.data import batches
+from fer_jax.data.samples import Samples
+from fer_jax.data.statistics import Statistics, fit_statistics
 from fer_jax.errors import UserError
 from fer_jax.training import metrics, optim, parallel, state, steps
+from fer_jax.training.inputs import inputs_of
 from fer_jax.training.losses import make_loss
-from fer_jax.training.run_directory import build_model
 
 CLASSES = 3
 
 
-def make_samples(count: int) -> batches.Samples:
+def make_samples(count: int) -> Samples:
     rng = np.random.default_rng(0)
     lengths = rng.integers(2, 5, count)
     mask = np.arange(4) < lengths[:, None]
-    raw = rng.normal(size=(count, 4, 52)).astype(np.float32) * mask[..., None]
+    raw = rng.normal(size=(count, 4, 52)).astype(np.float32)
     label = rng.integers(0, CLASSES, count).astype(np.int32)
-    return batches.Samples(raw, mask, label, np.arange(count), np.ones(count, np.float32))
+    rows = np.where(mask, np.arange(count * 4).reshape(count, 4), 0).astype(np.int32)
+    return Samples(
+        {"raw": raw.reshape(-1, 52)}, rows, mask, label, np.arange(count),
+        np.ones(count, np.float32),
+    )  # fmt: skip
+
+
+def shown(samples: Samples) -> dict[str, np.ndarray]:
+    return {"raw": samples.streams["raw"][samples.rows]}
 
 
 DENSE = {"name": "dense", "units": [8, 6, 5], "dropout": [0.0, 0.0, 0.0], "kernel_l2": 1e-2}
@@ -57,18 +67,16 @@ class Setup:
         )
         e = self.experiment
         self.mesh = parallel.make_mesh(e.parallel)
-        self.model = build_model(e, CLASSES)
+        self.model = models.build(e.model, inputs_of(e.data), CLASSES, axis=parallel.AXIS)
         self.optimizer = optim.make_optimizer(e.optim, 1, 1)
         loss = make_loss(e.train.loss, np.ones(CLASSES))
-        self.train_step = steps.make_train_step(
-            self.model, e.data, loss, self.optimizer, self.mesh, mapper
-        )
-        self.evaluate_step = steps.make_evaluate_step(self.model, e.data, loss, self.mesh, mapper)
+        self.train_step = steps.make_train_step(self.model, e, loss, self.optimizer, self.mesh)
+        self.evaluate_step = steps.make_evaluate_step(self.model, e, loss, self.mesh)
         self.key = parallel.replicate(jax.random.key(7), self.mesh)
         self.zero = parallel.replicate(metrics.no_metrics(CLASSES), self.mesh)
 
     def first(self) -> state.TrainState:
-        made = state.make_state(self.model, self.optimizer, jax.random.key(3))
+        made = state.make_state(self.model.init(jax.random.key(3)), self.optimizer)
         return state.snapshot(parallel.replicate(made, self.mesh))
 
     def train(self, samples, order, cuts: list[int] | None = None) -> tuple[Any, Any]:
@@ -90,8 +98,8 @@ class Setup:
         )
         return state.to_host(found)
 
-    def statistics(self, samples) -> batches.Statistics:
-        return batches.fit_statistics(samples, self.experiment.data.features)
+    def statistics(self, samples) -> Statistics:
+        return fit_statistics(samples, self.experiment.data)
 
 
 def assert_equal(a: Any, b: Any) -> None:
@@ -162,16 +170,12 @@ def test_padding_counts_nothing(one) -> None:
     index = np.arange(16, dtype=np.int32)[None]
     weight = (index < 12).astype(np.float32)
     other = make_samples(37)
-    other.raw[12:16] = 1e3
+    other.streams["raw"][4 * 12 : 4 * 16] = 1e3
     other.label[12:16] = 2
-    found = [
-        steps_of(one, samples, (index, weight), batches.Statistics(np.zeros(27), np.ones(27)))
-        for samples in (SAMPLES, other)
-    ]
+    plain = {"mean": np.zeros(27), "std": np.ones(27)}
+    found = [steps_of(one, samples, (index, weight), plain) for samples in (SAMPLES, other)]
     assert_equal(*found)
-    short = steps_of(
-        one, SAMPLES, (index[:, :12], weight[:, :12]), batches.Statistics(np.zeros(27), np.ones(27))
-    )
+    short = steps_of(one, SAMPLES, (index[:, :12], weight[:, :12]), plain)
     assert_close(found[0], short)
     assert found[0][1].count == 12
     assert found[0][1].confusion.sum() == 12
@@ -193,12 +197,8 @@ def test_a_step_is_the_textbook_step(one) -> None:
     index = np.arange(9, dtype=np.int32)[None]
     samples, start = SAMPLES, one.first()
     statistics = one.statistics(samples)
-    batch = {
-        "features": batches.features(
-            samples.raw[:9], samples.frame_mask[:9], statistics, "blendshapes-27"
-        ),
-        "frame_mask": jnp.asarray(samples.frame_mask[:9]),
-    }
+    streams, mask = {"raw": shown(samples)["raw"][:9]}, jnp.asarray(samples.frame_mask[:9])
+    batch = batches.make_batch(streams, mask, statistics, one.experiment.data)
     labels = samples.label[:9]
 
     def objective(params):
@@ -219,13 +219,13 @@ def test_a_step_is_the_textbook_step(one) -> None:
 
 def test_predictions_do_not_depend_on_the_batch() -> None:
     setup = Setup(1, model=LSTM)
-    predict = steps.make_predictor(setup.model, setup.experiment.data, setup.statistics(SAMPLES))
-    variables = setup.first().variables
-    whole = predict(variables, SAMPLES.raw, SAMPLES.frame_mask)
+    predict = steps.make_predictor(setup.model, setup.experiment, setup.statistics(SAMPLES))
+    variables, raw = setup.first().variables, shown(SAMPLES)["raw"]
+    whole = predict(variables, {"raw": raw}, SAMPLES.frame_mask).probabilities
     np.testing.assert_allclose(np.sum(whole, axis=-1), 1, rtol=1e-6)
-    padded = np.concatenate([SAMPLES.raw[:5], np.full_like(SAMPLES.raw[:3], 9)])
+    padded = np.concatenate([raw[:5], np.full_like(raw[:3], 9)])
     mask = np.concatenate([SAMPLES.frame_mask[:5], np.ones_like(SAMPLES.frame_mask[:3])])
-    part = predict(variables, padded, mask)[:5]
+    part = predict(variables, {"raw": padded}, mask).probabilities[:5]
     np.testing.assert_allclose(part, whole[:5], rtol=1e-5, atol=1e-6)
 
 

@@ -9,18 +9,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Literal, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
-Activation = Literal["tanh", "selu", "relu", "leaky_relu"]
-
-_SELU_ALPHA = 1.6732632423543772848170429916717
-_SELU_SCALE = 1.0507009873554804934193349852946
-_LEAKY_SLOPE = 0.2  # keras.activations.leaky_relu; the layer LeakyReLU has 0.3
+from fer_jax.models.layers.recurrent import (
+    Activation,
+    activate,
+    activate_double,
+    exchange,
+    slope,
+    state_dtype,
+    sum_outer,
+    vary_alike,
+)
 
 
 class State(NamedTuple):
@@ -30,49 +35,15 @@ class State(NamedTuple):
     c: jax.Array
 
 
-def _slope(name: Activation, y: jax.Array) -> jax.Array:
-    """The activation's derivative, from its output `y`: so the input need not be kept."""
-    one = jnp.ones_like(y)
-    match name:
-        case "tanh":
-            return one - y * y
-        case "selu":
-            return jnp.where(y > 0, _SELU_SCALE * one, y + _SELU_SCALE * _SELU_ALPHA)
-        case "relu":
-            return jnp.where(y > 0, one, jnp.zeros_like(y))
-        case "leaky_relu":
-            return jnp.where(y >= 0, one, _LEAKY_SLOPE * one)
-    raise ValueError(f"no activation {name!r}")
-
-
 def _halves(name: Activation, hidden: int, dtype: jax.typing.DTypeLike) -> jax.Array:
     """What the weights' columns are scaled by before the scan, f[4H].
 
     sigmoid(x) = tanh(x/2)/2 + 1/2: with the gates' columns halved, one tanh serves all of them in
     one pass, and that tanh is what is kept for the backward pass. tanh itself wants the
-    candidate's columns whole, the other activations work on half (see `_activate_double`).
+    candidate's columns whole, the other activations work on half (see `activate_double`).
     """
     half = jnp.full((hidden,), 0.5, dtype)
     return jnp.concatenate([half, half, 2 * half if name == "tanh" else half, half])
-
-
-def _activate_double(name: Activation, z: jax.Array, t: jax.Array) -> jax.Array:
-    """The activation of 2z, given t = tanh(z)."""
-    match name:
-        case "selu":  # exp(2z) - 1 = 2t / (1 - t), a third of the time of XLA's expm1
-            return 2 * _SELU_SCALE * jnp.where(z > 0, z, _SELU_ALPHA * t / (1 - t))
-        case "relu":
-            return 2 * jnp.maximum(z, 0)
-        case "leaky_relu":
-            return 2 * jnp.where(z >= 0, z, _LEAKY_SLOPE * z)
-    raise ValueError(f"no activation {name!r}")
-
-
-def _activate(name: Activation, x: jax.Array) -> jax.Array:
-    """The activation that Keras 3 knows by `name`."""
-    if name == "tanh":
-        return jnp.tanh(x)
-    return _activate_double(name, 0.5 * x, jnp.tanh(0.5 * x))
 
 
 def _squash(name: Activation, z: jax.Array) -> jax.Array:
@@ -84,7 +55,7 @@ def _squash(name: Activation, z: jax.Array) -> jax.Array:
     # time on starting kernels.
     columns = jnp.arange(z.shape[-1]) // (z.shape[-1] // 4)
     candidate = jnp.broadcast_to((columns == 2)[None, :], z.shape)
-    return jnp.where(candidate, _activate_double(name, z, t), t)
+    return jnp.where(candidate, activate_double(name, z, t), t)
 
 
 def _gates(squashed: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
@@ -95,18 +66,18 @@ def _gates(squashed: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Ar
 
 def _scan(name, dtype, x, kernel, recurrent_kernel, bias, initial, mask, keep):
     """h of all steps [T, B, H], the last state, and what the backward pass needs if `keep`."""
-    steps, state_dtype = x.shape[0], kernel.dtype
-    scale = _halves(name, recurrent_kernel.shape[0], state_dtype)[None, :]
+    steps, kind = x.shape[0], initial.c.dtype
+    scale = _halves(name, recurrent_kernel.shape[0], kind)[None, :]
     project, recur = (kernel * scale).astype(dtype), (recurrent_kernel * scale).astype(dtype)
     z = jnp.dot(x.astype(dtype), project, preferred_element_type=dtype)
     bias = bias[None, :] * scale
 
     def advance(state, z, real):
-        h_part = jnp.dot(state.h.astype(dtype), recur, preferred_element_type=state_dtype)
-        squashed = _squash(name, z.astype(state_dtype) + h_part + bias)
+        h_part = jnp.dot(state.h.astype(dtype), recur, preferred_element_type=kind)
+        squashed = _squash(name, z.astype(kind) + h_part + bias)
         i, f, g, o = _gates(squashed)
         c = f * state.c + i * g
-        h = o * _activate(name, c)
+        h = o * activate(name, c)
         if real is not None:
             real = real[:, None]
             h, c = jnp.where(real, h, state.h), jnp.where(real, c, state.c)
@@ -125,24 +96,13 @@ def _scan(name, dtype, x, kernel, recurrent_kernel, bias, initial, mask, keep):
         state, z, buffer = carry
         index, real = inputs
         new, squashed = advance(state, z, real)
-        buffer, z = _exchange(buffer, squashed, index, jnp.minimum(index + 1, steps - 1))
+        buffer, z = exchange(buffer, squashed, index, jnp.minimum(index + 1, steps - 1))
         return (new, z, buffer), (new.h.astype(dtype), state.c)
 
     (last, _, squashed), (h, c_before) = lax.scan(
         keeping_step, (initial, z[0], z), (jnp.arange(steps), mask)
     )
     return h, last, squashed, c_before
-
-
-def _exchange(buffer, value, index, ahead):
-    """`buffer` with `value` at `index`, and what stands at `ahead`.
-
-    The scans write over what they have read: a second [T, B, 4H] would cost its memory and the
-    time to touch it. They read ahead, from the buffer after the write; if any read could come
-    before the write, XLA would copy the whole buffer at every step.
-    """
-    buffer = lax.dynamic_update_index_in_dim(buffer, value, index, 0)
-    return buffer, lax.dynamic_index_in_dim(buffer, ahead, keepdims=False)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
@@ -155,57 +115,52 @@ def _lstm_forward(name, dtype, x, kernel, recurrent_kernel, bias, initial, mask)
     h, last, squashed, c_before = _scan(
         name, dtype, x, kernel, recurrent_kernel, bias, initial, mask, keep=True
     )
-    return (h, last), (x, kernel, recurrent_kernel, initial, mask, h, squashed, c_before)
+    return (h, last), (x, kernel, recurrent_kernel, bias, initial, mask, h, squashed, c_before)
 
 
 def _lstm_backward(name, dtype, kept, cotangents):
-    x, kernel, recurrent_kernel, initial, mask, h, squashed, c_before = kept
+    x, kernel, recurrent_kernel, bias, initial, mask, h, squashed, c_before = kept
     dh_all, dlast = cotangents
-    state_dtype = kernel.dtype
+    kind = initial.c.dtype
     back = recurrent_kernel.T.astype(dtype)
 
     def step(carry, inputs):
         dh, dc, now, buffer = carry
         index, dh_out, c_before, real = inputs
-        now = now.astype(state_dtype)
-        dh = dh + dh_out.astype(state_dtype)
+        now = now.astype(kind)
+        dh = dh + dh_out.astype(kind)
         i, f, g, o = _gates(now)
         # The slope of tanh(z/2)/2 + 1/2 is (1 - tanh^2) / 4.
         i_slope, f_slope, _, o_slope = jnp.split(0.25 - 0.25 * now * now, 4, axis=-1)
-        a = _activate(name, f * c_before + i * g)
+        a = activate(name, f * c_before + i * g)
         dh_step = dh if real is None else jnp.where(real[:, None], dh, jnp.zeros_like(dh))
         dc_step = dc if real is None else jnp.where(real[:, None], dc, jnp.zeros_like(dc))
-        dc_step = dc_step + dh_step * o * _slope(name, a)
+        dc_step = dc_step + dh_step * o * slope(name, a)
         dz = [
             dc_step * g * i_slope,
             dc_step * c_before * f_slope,
-            dc_step * i * _slope(name, g),
+            dc_step * i * slope(name, g),
             dh_step * a * o_slope,
         ]
         dz = jnp.concatenate(dz, axis=-1).astype(dtype)
-        dh_before = jnp.dot(dz, back, preferred_element_type=state_dtype)
+        dh_before = jnp.dot(dz, back, preferred_element_type=kind)
         dc_before = dc_step * f
         if real is not None:
             dh_before = jnp.where(real[:, None], dh_before, dh)
             dc_before = jnp.where(real[:, None], dc_before, dc)
-        buffer, now = _exchange(buffer, dz, index, jnp.maximum(index - 1, 0))
+        buffer, now = exchange(buffer, dz, index, jnp.maximum(index - 1, 0))
         return (dh_before, dc_before, now, buffer), None
 
     inputs = (jnp.arange(x.shape[0]), dh_all, c_before, mask)
     (dh, dc, _, dz), _ = lax.scan(step, (*dlast, squashed[-1], squashed), inputs, reverse=True)
 
-    def weight_gradient(inputs):
-        inputs = inputs.astype(dtype)
-        contract = (((0, 1), (0, 1)), ((), ()))
-        return lax.dot_general(inputs, dz, contract, preferred_element_type=state_dtype)
-
     h_before = jnp.concatenate([initial.h[None].astype(dtype), h[:-1]])
-    dx = jnp.dot(dz, kernel.T.astype(dtype), preferred_element_type=state_dtype)
+    dx = jnp.dot(dz, kernel.T.astype(dtype), preferred_element_type=kind)
     return (
         dx.astype(x.dtype),
-        weight_gradient(x),
-        weight_gradient(h_before),
-        jnp.sum(dz, axis=(0, 1), dtype=state_dtype),
+        sum_outer(x, dz).astype(kernel.dtype),
+        sum_outer(h_before, dz).astype(recurrent_kernel.dtype),
+        jnp.sum(dz, axis=(0, 1), dtype=kind).astype(bias.dtype),
         State(dh, dc),
         None,
     )
@@ -238,7 +193,7 @@ def lstm(
         state, and its output is the output before it.
       activation: of the candidate and of the cell's output.
       dtype: what the matmuls read, and of the returned h; the parameters' own by default. The
-        state stays in the parameters' dtype.
+        state has the parameters' dtype, float32 at least.
 
     Returns:
       h of every step, in x's order of axes, and the state after the last step, which with a mask
@@ -246,36 +201,19 @@ def lstm(
 
     Source: Keras 3, keras.layers.LSTM (papers 1 and 5 are Keras networks).
     """
-    state_dtype = kernel.dtype
+    kind = state_dtype(kernel.dtype)
     if not time_major:
         x = jnp.swapaxes(x, 0, 1)
     if initial is None:
-        zeros = jnp.zeros((x.shape[1], recurrent_kernel.shape[0]), state_dtype)
+        zeros = jnp.zeros((x.shape[1], recurrent_kernel.shape[0]), kind)
         initial = State(zeros, zeros)
+    initial = State(*(jnp.asarray(part, kind) for part in initial))
     mask = None if mask is None else mask.T
-    arrays = _vary_alike((x, kernel, recurrent_kernel, bias, State(*initial), mask))
+    arrays = vary_alike((x, kernel, recurrent_kernel, bias, initial, mask))
     # The cast tells type checkers what custom_vjp hides from them.
     run = cast(Callable[..., tuple[jax.Array, State]], _lstm)
-    h, last = run(activation, jnp.dtype(dtype or state_dtype), *arrays)
+    h, last = run(activation, jnp.dtype(dtype or kernel.dtype), *arrays)
     return (h if time_major else jnp.swapaxes(h, 0, 1)), last
-
-
-def _vary_alike(tree):
-    """Under shard_map, all arrays vary over the same mesh axes: scan carries and custom
-    gradients must agree on them, and JAX only sees to it for its own operations."""
-    axes = {axis for leaf in jax.tree.leaves(tree) for axis in _varying(leaf)}
-    if not axes:
-        return tree
-
-    def vary(leaf):
-        missing = tuple(axes - _varying(leaf))
-        return lax.pcast(leaf, missing, to="varying") if missing else leaf
-
-    return jax.tree.map(vary, tree)
-
-
-def _varying(x: jax.Array) -> frozenset[str]:
-    return frozenset(jax.typeof(x).manual_axis_type.varying)
 
 
 class LSTM(nnx.Module):

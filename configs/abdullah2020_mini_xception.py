@@ -1,0 +1,36 @@
+"""Paper 2's CNN in a small size: separable convolutions, residual blocks, no dense layer.
+
+Records: fer-jax preprocess fer2013 RAW records/ --outputs crops
+Run:     fer-jax train configs/abdullah2020_mini_xception.py --data.dir records/
+
+Like configs/abdullah2020_xception.py in all but the network, which trains on a CPU. The published
+mini-XCEPTION (58 thousand parameters) scores 65.9 % on FER2013's private test.
+"""
+
+from fer_jax.config import Augment, Data, Experiment, Loss, Optim, Protocol, Train, Xception
+
+
+def experiment() -> Experiment:
+    return Experiment(
+        name="abdullah2020_mini_xception",
+        paper="abdullah2020",
+        data=Data(
+            labels="fer7",
+            features="none",
+            images=("crops",),
+            image_size=48,
+            image_color="gray",
+            pixels="-1-1",
+            length="frames",
+            augment=Augment(flip=True, rotation_degrees=10, zoom=0.1, shift=0.1),
+        ),
+        protocol=Protocol(name="official"),
+        model=Xception(
+            stem=(16, 32), stem_stride=1, entry=(64, 128, 256), middle=1, exit=(), dense=0,
+        ),
+        optim=Optim(
+            name="adamw", lr=3e-3, schedule="cosine", warmup_epochs=1, weight_decay=0.05,
+            decay_kernels_only=True, clip_norm=1.0,
+        ),
+        train=Train(epochs=40, batch=128, ema=0.998, loss=Loss(label_smoothing=0.1)),
+    )  # fmt: skip

@@ -1,0 +1,41 @@
+"""An experiment as frozen dataclasses, and how files, overrides and JSON become one.
+
+A config file is Python with `def experiment() -> Experiment`; its docstring records what to
+expect. `load_config` runs it, applies `--train.epochs 5` style overrides and validates. Nothing
+here imports JAX: looking at a config is cheap.
+"""
+
+from fer_jax.config.data import Augment, Data, Features, Image, Protocol
+from fer_jax.config.experiment import Experiment, from_json, load_config, override
+from fer_jax.config.model import (
+    C3D,
+    CNNRNN,
+    GRU,
+    LSTM,
+    Dense,
+    EmotionalDAN,
+    InceptionV3,
+    Model,
+    NestedLSTM,
+    ResNet,
+    SmallCNN,
+    VGGFace,
+    Xception,
+)
+from fer_jax.config.training import (
+    Checkpoint,
+    EarlyStop,
+    Init,
+    Loss,
+    Optim,
+    Parallel,
+    Track,
+    Train,
+)
+
+__all__ = [
+    "C3D", "CNNRNN", "GRU", "LSTM", "Augment", "Checkpoint", "Data", "Dense", "EarlyStop",
+    "EmotionalDAN", "Experiment", "Features", "Image", "InceptionV3", "Init", "Loss", "Model",
+    "NestedLSTM", "Optim", "Parallel", "Protocol", "ResNet", "SmallCNN", "Track", "Train",
+    "VGGFace", "Xception", "from_json", "load_config", "override",
+]  # fmt: skip

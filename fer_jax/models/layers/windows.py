@@ -1,0 +1,133 @@
+"""Sliding windows over images and volumes as whole-array slices.
+
+XLA's CPU backend runs windowed reductions, their gradients and grouped convolutions many times
+slower than the arithmetic takes. Here the k-th element of every window is one strided slice, so
+that pooling and depthwise convolution become elementwise expressions, which XLA fuses into one
+vectorised loop; and what flows back into such slices is put together phase by phase, without the
+interior padding of the slices' own gradient, which XLA does not vectorise.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+Padding = Literal["valid", "same"]
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Windows over the spatial axes of [N, *sizes, C], as TensorFlow and Keras place them.
+
+    Attributes:
+      sizes: of the input, one an axis.
+      shape: of a window.
+      strides: between windows.
+      low: zeros (or -inf) before the input.
+      counts: windows along each axis.
+    """
+
+    sizes: tuple[int, ...]
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    low: tuple[int, ...]
+    counts: tuple[int, ...]
+
+    @property
+    def high(self) -> tuple[int, ...]:
+        """Padding after the input; negative where its end is in no window."""
+        axes = zip(self.sizes, self.shape, self.strides, self.low, self.counts, strict=True)
+        return tuple((count - 1) * s + w - low - size for size, w, s, low, count in axes)
+
+    @property
+    def padding(self) -> list[tuple[int, int]]:
+        """Low and high of all N + 2 axes, none negative: what lax's windowed operations take."""
+        inner = [(low, max(high, 0)) for low, high in zip(self.low, self.high, strict=True)]
+        return [(0, 0), *inner, (0, 0)]
+
+    @property
+    def offsets(self) -> Iterable[tuple[int, ...]]:
+        """Places in a window, in row-major order."""
+        return itertools.product(*map(range, self.shape))
+
+    def split(self, x: jax.Array, fill: float) -> list[jax.Array]:
+        """[N, *sizes, C] -> for each offset [N, *counts, C]: that place of every window."""
+        inner = [(low, high, 0) for low, high in zip(self.low, self.high, strict=True)]
+        if any(map(any, inner)):
+            x = lax.pad(x, jnp.asarray(fill, x.dtype), [(0, 0, 0), *inner, (0, 0, 0)])
+        n, channels = x.shape[0], x.shape[-1]
+        slices = []
+        for offset in self.offsets:
+            axes = zip(offset, self.counts, self.strides, strict=True)
+            stop = [o + (count - 1) * s + 1 for o, count, s in axes]
+            start, steps = (0, *offset, 0), (1, *self.strides, 1)
+            slices.append(lax.slice(x, start, (n, *stop, channels), steps))
+        return slices
+
+    def join(self, parts: Sequence[jax.Array]) -> jax.Array:
+        """The transpose of `split`: adds every part where its slice came from."""
+        axes = zip(self.shape, self.strides, self.counts, strict=True)
+        # Each phase (place modulo the stride) of the padded input is a dense array of its own.
+        blocks = tuple(-(-((count - 1) * s + w) // s) for w, s, count in axes)
+        phases: dict[tuple[int, ...], jax.Array] = {}
+        for offset, part in zip(self.offsets, parts, strict=True):
+            phase = tuple(o % s for o, s in zip(offset, self.strides, strict=True))
+            shift = [o // s for o, s in zip(offset, self.strides, strict=True)]
+            inner = [
+                (by, block - by - count, 0)
+                for by, block, count in zip(shift, blocks, self.counts, strict=True)
+            ]
+            part = _pad(part, inner)
+            phases[phase] = phases[phase] + part if phase in phases else part
+        first = next(iter(phases.values()))
+        if math.prod(self.strides) == 1:
+            whole = first
+        else:
+            zeros, dims = jnp.zeros_like(first), len(self.sizes)
+            every = itertools.product(*map(range, self.strides))
+            whole = jnp.stack([phases.get(phase, zeros) for phase in every])
+            whole = whole.reshape(*self.strides, *first.shape)
+            order = [a for axis in range(dims) for a in (dims + 1 + axis, axis)]
+            whole = whole.transpose(dims, *order, 2 * dims + 1)
+            sides = [block * s for block, s in zip(blocks, self.strides, strict=True)]
+            whole = whole.reshape(first.shape[0], *sides, first.shape[-1])
+        axes = zip(self.sizes, self.low, whole.shape[1:-1], strict=True)
+        return _pad(whole, [(-low, size + low - side, 0) for size, low, side in axes])
+
+
+def _pad(x: jax.Array, inner: Sequence[tuple[int, int, int]]) -> jax.Array:
+    if not any(map(any, inner)):
+        return x
+    return lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *inner, (0, 0, 0)])
+
+
+def windows(
+    sizes: Sequence[int],
+    shape: int | Sequence[int],
+    strides: int | Sequence[int] | None,
+    padding: Padding,
+) -> Windows:
+    """Windows over axes of `sizes`; an int stands for every axis, no strides for `shape`.
+
+    Raises:
+      ValueError: a window does not fit in the input.
+    """
+    dims = len(sizes)
+    shape = (shape,) * dims if isinstance(shape, int) else tuple(shape)
+    strides = shape if strides is None else strides
+    strides = (strides,) * dims if isinstance(strides, int) else tuple(strides)
+    low, counts = [], []
+    for size, w, s in zip(sizes, shape, strides, strict=True):
+        count = -(-size // s) if padding == "same" else (size - w) // s + 1
+        if count < 1:
+            raise ValueError(f"a window of {w} does not fit in {size} (padding valid)")
+        low.append(max((count - 1) * s + w - size, 0) // 2 if padding == "same" else 0)
+        counts.append(count)
+    return Windows(tuple(sizes), shape, strides, tuple(low), tuple(counts))
