@@ -43,11 +43,8 @@ def _preprocess(args: argparse.Namespace) -> tuple[int, dict[str, Any], str]:
     from fer_jax.progress import Progress
     from preprocessing.build import make_recipe, preprocess
 
-    options = {
-        name: value
-        for name in ("crop_size", "crop_color", "crop_format", "align")
-        if (value := getattr(args, name)) is not None
-    }
+    names = ("crop_size", "crop_color", "crop_format", "align", "frontal_size", "frontal_symmetry")
+    options = {name: value for name in names if (value := getattr(args, name)) is not None}
     recipe = make_recipe(args.corpus, args.outputs.split(","), **options)
     with Progress("preprocess", "clips") as progress:
         report = preprocess(
@@ -219,7 +216,7 @@ def make_parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--outputs",
         default="landmarks",
-        help="comma-separated: landmarks (dlib), blendshapes (MediaPipe), crops",
+        help="comma-separated: landmarks (dlib), blendshapes (MediaPipe), crops, frontal",
     )
     p.add_argument("--workers", type=int, help="processes (default: one a core)")
     p.add_argument("--engine", default="local", help="local or ray")
@@ -227,6 +224,8 @@ def make_parser() -> argparse.ArgumentParser:
     p.add_argument("--crop-color", help="rgb or gray")
     p.add_argument("--crop-format", help="jpeg or png")
     p.add_argument("--align", help="face: turn and scale by the landmarks; none: the whole image")
+    p.add_argument("--frontal-size", type=int, help="side of a frontal view (default: crop's)")
+    p.add_argument("--frontal-symmetry", help="none, or soft: fill the hidden half from the other")
     p.add_argument(
         "--augment",
         type=int,

@@ -43,7 +43,7 @@ class Augment:
     shear: float = Field(default=0.0, ge=0, lt=1.5)
     """Shear by up to this angle either way, radians (paper 3: 0.2)."""
     zoom: float = Field(default=0.0, ge=0, lt=1)
-    """Scale each axis by 1 - zoom to 1 + zoom (paper 3: 0.2)."""
+    """Show 1 - zoom to 1 + zoom of each axis: above 1 the face shrinks (paper 3: 0.2)."""
     shift: float = Field(default=0.0, ge=0, lt=1)
     """Move by up to this share of the image's side."""
     brightness: float = Field(default=0.0, ge=0)

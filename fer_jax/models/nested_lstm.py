@@ -74,11 +74,11 @@ class NestedLSTM(nnx.Module):
             states.append(self._temporal(suffix, x, mask))
         # [L, S, B, H]: the streams of a convolution, then the next one.
         steps = jnp.stack(states, axis=1).reshape(-1, *states[0].shape[1:])
-        embedding = self.conv_lstm(steps, time_major=True)[1].h
+        embedding = self.conv_lstm(steps, time_major=True)[1].h.astype(steps.dtype)
         if self.geometry:
-            real = mask.astype(embedding.dtype)[:, :, None]
-            total = jnp.sum(batch["features"] * real, axis=1)
-            mean = total / jnp.maximum(jnp.sum(real, axis=1), 1)
+            real = mask[:, :, None]
+            total = jnp.sum(jnp.where(real, batch["features"], 0), axis=1)
+            mean = total / jnp.maximum(jnp.sum(real, axis=1), 1).astype(total.dtype)
             embedding = jnp.concatenate([embedding, mean], axis=-1)
         x = dropout(embedding, self.settings.dropout, train=train, key=key)
         return Outputs(logits=self.classifier(x), embedding=embedding)
@@ -93,4 +93,5 @@ class NestedLSTM(nnx.Module):
                 x = getattr(self, f"projection{suffix}_{name}")(x)
             cell = getattr(self, f"temp_lstm{suffix}_{name}")
             states.append(cell(jnp.swapaxes(x, 0, 1), mask=mask, time_major=True)[1].h)
-        return jnp.stack(states)
+        # States are float32 whatever the network computes in.
+        return jnp.stack(states).astype(maps[0].dtype)

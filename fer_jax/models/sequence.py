@@ -15,7 +15,7 @@ from fer_jax.errors import UserError
 from fer_jax.models.checks import need_features, need_one_frame
 from fer_jax.models.layers.dropout import dropout
 from fer_jax.models.layers.gru import GRU
-from fer_jax.models.layers.lstm import LSTM
+from fer_jax.models.layers.lstm import LSTM, State
 from fer_jax.models.model import Inputs, Outputs
 
 _glorot = jax.nn.initializers.glorot_uniform()
@@ -79,6 +79,7 @@ class RecurrentNetwork(nnx.Module):
         # Time-major between the layers: the scans then read and write without transposing.
         x = jnp.swapaxes(x, 0, 1)
         draw = {"train": train, "key": key}
+        last: Any = None
         for index, name in enumerate(self.layers):
             if train and settings.input_dropout:
                 # Keras's LSTM(dropout=...) drops an input at every step or at none.
@@ -91,7 +92,7 @@ class RecurrentNetwork(nnx.Module):
             if index + 1 < len(self.layers):
                 x = dropout(x, settings.dropout, layer=index, example_axis=1, **draw)
         # States are float32 whatever the network computes in.
-        embedding = (last.h if isinstance(last, tuple) else last).astype(x.dtype)
+        embedding = (last.h if isinstance(last, State) else last).astype(x.dtype)
         x = dropout(embedding, settings.dropout, layer=len(self.layers) - 1, **draw)
         if settings.dense:
             embedding = jax.nn.relu(self.dense(x))

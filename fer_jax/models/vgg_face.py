@@ -57,8 +57,8 @@ class VGGFace(nnx.Module):
       * CNN + geometry: data.features=geometry-136;
       * no pooling, average, max: `pooling`, with dense=() for a classifier alone and
         dense=(512, 512, 512) or (4096, 4096, 2622) for "3 fully connected";
-      * all frozen: train.freeze=stack_*; first frozen: train.freeze=stack_*/conv1_*,stack_*/conv2_*;
-        no freeze: none.
+      * all frozen: train.freeze=stack_*; no freeze: none; first frozen:
+        train.freeze=stack_*/conv1_*,stack_*/conv2_*.
     """
 
     def __init__(

@@ -110,7 +110,7 @@ def read_h5(path: str | Path) -> dict[str, np.ndarray]:
         raise UserError(f"{path} is not an HDF5 file, or damaged: get it again")
     try:
         with h5py.File(path, "r") as file:
-            _check(h5py, file, str(path))
+            _check(h5py, file, str(path), set())
             group = file.get("model_weights", file)
             if _strings(group, "layer_names"):
                 return dict(_by_layer(group))
@@ -118,7 +118,7 @@ def read_h5(path: str | Path) -> dict[str, np.ndarray]:
                 return dict(_by_number(group, str(path)))
     except UserError:
         raise
-    except (OSError, LookupError, RuntimeError, TypeError, ValueError) as error:
+    except (OSError, LookupError, MemoryError, RuntimeError, TypeError, ValueError) as error:
         raise UserError(f"{path} is damaged: {' '.join(str(error).split())}") from None
     raise UserError(f"{path} holds no weights of Keras layers: save them with model.save_weights")
 
@@ -136,20 +136,21 @@ def _is_real(dtype: np.dtype) -> bool:
     return dtype.kind == "f" or dtype == ml_dtypes.bfloat16
 
 
-def _check(h5py: Any, group: Any, path: str, seen: frozenset[int] = frozenset()) -> None:
+def _check(h5py: Any, group: Any, path: str, seen: set[int]) -> None:
     """Raises:
     UserError: something below `group` lies elsewhere, or is not numbers.
     """
     address = h5py.h5o.get_info(group.id).addr
     if address in seen:
-        raise UserError(f"{path}: {group.name} contains itself")
+        raise UserError(f"{path}: {group.name} is there twice: save plain weights")
+    seen.add(address)
     for name in group:
         link, place = group.get(name, getlink=True), f"{path}: {group.name.rstrip('/')}/{name}"
         if not isinstance(link, h5py.HardLink):
             raise UserError(f"{place} is a link to elsewhere: save the weights in one plain file")
         item = group[name]
         if isinstance(item, h5py.Group):
-            _check(h5py, item, path, seen | {address})
+            _check(h5py, item, path, seen)
         elif not isinstance(item, h5py.Dataset) or item.dtype.hasobject:
             raise UserError(f"{place} is not an array of numbers: save plain weights")
         elif item.is_virtual or item.external:
@@ -177,7 +178,7 @@ def _by_layer(group: Any) -> Iterator[tuple[str, np.ndarray]]:
         whole = [re.sub(r":\d+$", "", name) for name in names]
         leaves = [_leaf(layer, name) for name in whole]
         if len(set(leaves)) < len(leaves):  # a network in place of a layer
-            leaves = whole
+            leaves = [_below(layer, name) for name in whole]
         for leaf, array in zip(leaves, arrays, strict=True):
             if _is_real(array.dtype):
                 yield f"{layer}/{leaf}", array
@@ -187,6 +188,13 @@ def _leaf(layer: str, name: str) -> str:
     leaf = name.rpartition("/")[2]
     old = re.fullmatch(rf"{re.escape(layer)}_(\w+?)(_\d+)?", leaf)
     return _KERAS_1.get(old[1], leaf) if old else leaf
+
+
+def _below(layer: str, name: str) -> str:
+    """ "rnn/gru/gru_cell/bias", an array of the network "rnn" -> "gru/bias"."""
+    parts = name.split("/")
+    parts = parts[parts.index(layer) + 1 :] if layer in parts[:-1] else parts
+    return "/".join(part for part in parts if not re.fullmatch(r"(lstm|gru)_cell(_\d+)?", part))
 
 
 def _by_number(group: Any, path: str, above: str = "") -> Iterator[tuple[str, np.ndarray]]:
@@ -217,8 +225,8 @@ def _by_number(group: Any, path: str, above: str = "") -> Iterator[tuple[str, np
 def name_map(settings: Any, names: Iterable[str]) -> dict[str, str]:
     """Where the arrays of a Keras network belong in ours.
 
-    Knows keras.applications' Xception, InceptionV3 and VGG16, rcmalli's VGG-Face, and stacks of
-    LSTM, GRU and Dense layers; layers of any other name keep it.
+    Knows keras.applications' Xception, InceptionV3 and VGG16, rcmalli's VGG-Face, C3D, and stacks
+    of LSTM, GRU and Dense layers; layers of any other name keep it.
 
     Args:
       settings: the network's group in a config, e.g. `config.Xception()`.
@@ -260,6 +268,7 @@ def _layer_map(settings: Any, layers: Sequence[str]) -> dict[str, str]:
             places = [f"block{block}_residual" for block in blocks]
             mapped |= _in_order(settings, convolutions, places)
             mapped |= _in_order(settings, norms, [f"{place}_bn" for place in places])
+            mapped |= _head(dense, ["feature"] if settings.dense else [])
         case config.InceptionV3():
             units = range(94)
             mapped |= _in_order(settings, convolutions, [f"conv2d_{i}" for i in units])
@@ -269,13 +278,13 @@ def _layer_map(settings: Any, layers: Sequence[str]) -> dict[str, str]:
                 if found := re.fullmatch(r"block(\d)_conv(\d)|conv(\d)_(\d)", layer):
                     block, index = filter(None, found.groups())
                     mapped[layer] = f"stack_*/conv{block}_{index}"
-            if "fc1" in layers:
-                mapped |= {"fc1": "fc6", "fc2": "fc7"}
+            mapped |= {"fc1": "fc6", "fc2": "fc7"}
+        case config.C3D():
+            mapped |= {"fc8": "classifier"}
         case config.LSTM():  # and GRU
             places = [f"{settings.name}_{i}" for i in range(len(settings.units))]
             mapped |= _in_order(settings, _numbered(layers, settings.name), places)
-            places = ["dense", "classifier"] if settings.dense else ["classifier"]
-            mapped |= _in_order(settings, dense, places)
+            mapped |= _head(dense, ["dense"] if settings.dense else [])
         case config.Dense():
             places = [f"dense_{i}" for i in range(len(settings.units))]
             mapped |= _in_order(settings, dense, [*places, "classifier"])
@@ -286,6 +295,12 @@ def _numbered(layers: Sequence[str], kinds: str) -> list[str]:
     """The layers that Keras named itself, in the order in which they were made."""
     found = [(layer, re.fullmatch(rf"(?:{kinds})(?:_(\d+))?", layer)) for layer in layers]
     return [layer for _, layer in sorted((int(m[1] or 0), name) for name, m in found if m)]
+
+
+def _head(layers: Sequence[str], hidden: Sequence[str]) -> dict[str, str]:
+    """Dense layers, if they are as many as ours; another head is not the network."""
+    places = [*hidden, "classifier"]
+    return dict(zip(layers, places, strict=True)) if len(layers) == len(places) else {}
 
 
 def _in_order(settings: Any, layers: Sequence[str], places: Sequence[str]) -> dict[str, str]:

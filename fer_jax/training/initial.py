@@ -70,7 +70,7 @@ def initial_variables(
             found[path] = name
     if not found:
         raise UserError(_nothing(init, source, ours, theirs, keras))
-    _check_shapes(source, ours, {path: theirs[name] for path, name in found.items()})
+    _check_shapes(source, ours, {path: theirs[found[path]] for path in ours if path in found})
 
     def value(path: str) -> Any:
         leaf = ours[path]

@@ -31,8 +31,10 @@ def keys(count, seed=0):
     return jax.random.split(jax.random.key(seed), count)
 
 
-def draw(settings, count=64, frames=1, seed=0):
-    return augment.draw(keys(count, seed), settings, frames, STEP_KEY)
+def draw(settings, count=64, seed=0):
+    """Of samples of 2 frames; few shapes, since each compiles."""
+    drawn = augment.draw(keys(max(64, count), seed), settings, 2, STEP_KEY)
+    return jax.tree.map(lambda value: np.asarray(value)[:count], drawn)
 
 
 change = jax.jit(augment.augment_images, static_argnums=2)
@@ -62,7 +64,7 @@ def centroids(images):
 @pytest.mark.parametrize("name", list(MOVES))
 def test_a_dot_follows_its_landmark(name):
     settings, side, frames = MOVES[name], 65, 2
-    drawn = draw(settings, 24, frames)
+    drawn = draw(settings, 24)
     rng = np.random.default_rng(0)
     points = rng.uniform(24, side - 25, (24, frames, 68, 2)).astype(np.float32)
     moved = np.asarray(move(points, side, drawn, settings))
@@ -75,47 +77,34 @@ def test_a_dot_follows_its_landmark(name):
     assert np.abs(moved - points).max() > 2
 
 
-@pytest.mark.filterwarnings("ignore:Please import .affine_transform.:DeprecationWarning")
-@pytest.mark.parametrize("seed", range(2))
-def test_one_warp_is_kerass(seed):
-    """Rotation, shift, shear and zoom in Keras's order, edges repeated, then the flip.
-
-    Keras 3 reads its matrices as (x, y), paper 3's as (row, column): hence transposed images.
-    """
-    from keras.src.legacy.preprocessing.image import apply_affine_transform
-
-    rng = np.random.default_rng(seed)
-    side = 21
+@pytest.mark.parametrize(("height", "width"), [(21, 21), (14, 23)])
+def test_one_warp_is_kerass(height, width):
+    """Rotation @ shift @ shear @ zoom of rows and columns, edges repeated, then the flip."""
+    rng = np.random.default_rng(0)
     turn, shear = rng.uniform(-0.6, 0.6, (2, 2, 3)).astype(np.float32)
     zoom_y, zoom_x = rng.uniform(0.7, 1.3, (2, 2, 3)).astype(np.float32)
     shift_y, shift_x = rng.uniform(-0.2, 0.2, (2, 2, 3)).astype(np.float32)
+    if height != width:  # A share of unlike sides has no place to turn to.
+        turn = np.zeros_like(turn)
     flip = rng.uniform(size=(2, 3)) < 0.5
     linear, shift = augment._affine(flip, turn, shear, zoom_y, zoom_x, shift_y, shift_x)
     drawn = augment.Draw(flip, linear, shift, *[jnp.zeros((2, 3))] * 3)
-    images = pictures(2, 3, side, side, 2)
+    images = pictures(2, 3, height, width, 2)
     found = change(images, drawn, Augment(rotation_degrees=1))
+    middle = np.array([(height - 1) / 2, (width - 1) / 2])
     for at in np.ndindex(2, 3):
-        wanted = apply_affine_transform(
-            images[at].swapaxes(0, 1), theta=np.rad2deg(turn[at]), shear=np.rad2deg(shear[at]),
-            zx=zoom_y[at], zy=zoom_x[at], tx=shift_y[at] * side, ty=shift_x[at] * side,
-            row_axis=0, col_axis=1, channel_axis=2, fill_mode="nearest", order=1,
-        ).swapaxes(0, 1)  # fmt: skip
-        wanted = wanted[:, ::-1] if flip[at] else wanted
-        np.testing.assert_allclose(found[at], wanted, atol=3e-5)
-
-
-def test_a_warp_of_an_oblong_image_is_about_its_centre():
-    settings, images = Augment(zoom=0.3, shift=0.2), pictures(3, 1, 9, 14, 1)
-    drawn = draw(settings, 3)
-    found = np.asarray(change(images, drawn, settings))
-    for k in range(3):
-        scale = np.diag(np.asarray(drawn.linear[k, 0], np.float64))[::-1]
-        moved = np.asarray(drawn.shift[k, 0], np.float64)[::-1] * (9, 14)
-        centre = np.array([4, 6.5])
-        wanted = ndimage.affine_transform(
-            images[k, 0, ..., 0], scale, centre - scale * centre + moved, order=1, mode="nearest"
-        )
-        np.testing.assert_allclose(found[k, 0, ..., 0], wanted, atol=1e-5)
+        cos, sin = np.cos(turn[at]), np.sin(turn[at])
+        rotation = np.array([[cos, -sin], [sin, cos]])
+        sheared = np.array([[1, -np.sin(shear[at])], [0, np.cos(shear[at])]])
+        matrix = rotation @ sheared @ np.diag([zoom_y[at], zoom_x[at]])
+        moved = rotation @ [shift_y[at] * height, shift_x[at] * width]
+        for channel in range(2):
+            wanted = ndimage.affine_transform(
+                images[at][..., channel], matrix, middle + moved - matrix @ middle, order=1,
+                mode="nearest",
+            )  # fmt: skip
+            wanted = wanted[:, ::-1] if flip[at] else wanted
+            np.testing.assert_allclose(found[at][..., channel], wanted, atol=3e-5)
 
 
 def test_a_quarter_turn():
@@ -154,7 +143,7 @@ def test_only_warps_gather(settings, gathers):
 def test_a_warp_by_nothing_is_the_identity():
     settings = Augment(rotation_degrees=1e-30)
     images, points = pictures(3, 2, 9, 9, 2), pictures(3, 2, 68, 2)
-    drawn = draw(settings, 3, 2)
+    drawn = draw(settings, 3)
     np.testing.assert_allclose(change(images, drawn, settings), images, atol=1e-6)
     np.testing.assert_allclose(move(points, 9, drawn, settings), points, atol=1e-5)
     dot = pictures(3, 2, 1, 1, 2)
@@ -198,12 +187,12 @@ def test_the_mirror_keeps_the_parts_of_a_face():
 
 def test_flipped_blendshapes_change_sides():
     names = geometry.blendshape_names()
-    scores = np.random.default_rng(0).uniform(size=(32, 3, 52)).astype(np.float32)
+    scores = np.random.default_rng(0).uniform(size=(32, 2, 52)).astype(np.float32)
     settings = Augment(flip=True, rotation_degrees=20, per="frame")
-    drawn = draw(settings, 32, 3)
+    drawn = draw(settings, 32)
     found = np.asarray(augment.augment_blendshapes(scores, drawn, settings))
     flip = np.asarray(drawn.flip)
-    assert flip.shape == (32, 3) and 20 < flip.sum() < 76
+    assert flip.shape == (32, 2) and 16 < flip.sum() < 48
     np.testing.assert_array_equal(found[~flip], scores[~flip])
     for name, other in (
         ("mouthSmileLeft", "mouthSmileRight"), ("jawLeft", "jawRight"), ("jawOpen", "jawOpen"),
@@ -241,16 +230,16 @@ def test_draws_are_uniform():
 
 
 def test_what_one_draw_serves():
-    clip = draw(ALL, 5, 3)
+    clip = draw(ALL, 5)
     assert clip.flip.shape == (5, 1) and clip.linear.shape == (5, 1, 2, 2)
     assert len(np.unique(clip.brightness)) == 5
-    frame = draw(Augment(brightness=0.3, per="frame"), 5, 3)
-    assert frame.brightness.shape == (5, 3) and len(np.unique(frame.brightness)) == 15
-    batch = draw(Augment(brightness=0.3, per="batch"), 5, 3)
+    frame = draw(Augment(brightness=0.3, per="frame"), 5)
+    assert frame.brightness.shape == (5, 2) and len(np.unique(frame.brightness)) == 10
+    batch = draw(Augment(brightness=0.3, per="batch"), 5)
     assert batch.brightness.shape == (5, 1) and len(np.unique(batch.brightness)) == 1
-    other = draw(Augment(brightness=0.3, per="batch"), 2, 3, seed=8)
+    other = draw(Augment(brightness=0.3, per="batch"), 2, seed=8)
     np.testing.assert_array_equal(other.brightness, batch.brightness[:2])
-    images = pictures(5, 3, 4, 4, 1)
+    images = pictures(5, 2, 4, 4, 1)
     shifts = np.asarray(change(images, clip, Augment(brightness=0.3))) - images
     np.testing.assert_allclose(shifts, np.broadcast_to(shifts[:, :1, :1, :1], shifts.shape),
                                atol=1e-6)  # fmt: skip
@@ -263,14 +252,10 @@ def test_a_draw_depends_on_its_key_alone(per):
     whole = make(keys(8), settings, 3, STEP_KEY)
     part = make(keys(8)[3:5], settings, 3, jax.random.key(1))
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[3:5], b), whole, part)
-    mesh = Mesh(np.array(jax.devices()), ("data",))
-    spread = make(
-        jax.device_put(keys(8), NamedSharding(mesh, PartitionSpec("data"))), settings, 3, STEP_KEY
-    )
+    over_devices = NamedSharding(Mesh(np.array(jax.devices()), ("data",)), PartitionSpec("data"))
+    spread = make(jax.device_put(keys(8), over_devices), settings, 3, STEP_KEY)
+    assert len(spread.flip.sharding.device_set) == 8
     jax.tree.map(np.testing.assert_array_equal, whole, spread)
-    mapped = jax.vmap(lambda key: augment.draw(key[None], settings, 3, STEP_KEY))(keys(8))
-    close = partial(np.testing.assert_allclose, rtol=1e-6, atol=1e-6)  # Other fused operations.
-    jax.tree.map(lambda a, b: close(a, b[:, 0]), whole, mapped)
 
 
 def test_one_change_leaves_the_draws_of_others():
@@ -296,7 +281,7 @@ def test_brightness_and_contrast():
 
 
 def test_erasing_fills_a_rectangle_with_the_mean():
-    settings, side, count = Augment(erase=1), 40, 500
+    settings, side, count = Augment(erase=1), 40, 4000
     drawn = draw(settings, count)
     left, top, width, height = np.moveaxis(np.asarray(drawn.erase, np.float64)[:, 0], -1, 0)
     area, aspect = width * height, height / width
@@ -304,15 +289,17 @@ def test_erasing_fills_a_rectangle_with_the_mean():
     assert aspect.min() > 0.299 and aspect.max() < 3.34 and aspect.max() > 3
     assert (left >= 0).all() and (left + width < 1 + 1e-6).all()
     assert (top >= 0).all() and (top + height < 1 + 1e-6).all()
-    images = pictures(count, 1, side, side, 2)
-    found = np.asarray(change(images, drawn, settings))
+    images = pictures(200, 1, side, side, 1)
+    first = jax.tree.map(lambda value: value[:200], drawn)
+    found = np.asarray(change(images, first, settings))
     erased = (found != images).any(-1)[:, 0]
     mean = images.mean((1, 2, 3))
     for k in range(20):
         np.testing.assert_allclose(found[k, 0][erased[k]], [mean[k]] * erased[k].sum(), atol=1e-6)
     rows, columns = erased.any(2).sum(1), erased.any(1).sum(1)
     np.testing.assert_array_equal(erased.sum((1, 2)), rows * columns)
-    assert np.abs(rows - height * side).max() <= 1 and np.abs(columns - width * side).max() <= 1
+    assert np.abs(rows - height[:200] * side).max() <= 1
+    assert np.abs(columns - width[:200] * side).max() <= 1
 
 
 def test_nothing_is_erased_where_the_draw_says_so():
@@ -343,4 +330,4 @@ def test_mixing():
 
 def test_bfloat16_stays():
     images = jnp.asarray(pictures(4, 2, 8, 8, 3), jnp.bfloat16)
-    assert change(images, draw(ALL, 4, 2), ALL).dtype == jnp.bfloat16
+    assert change(images, draw(ALL, 4), ALL).dtype == jnp.bfloat16

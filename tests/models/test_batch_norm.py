@@ -96,8 +96,8 @@ def test_defaults_are_keras(jax):
     norm, layer = BatchNorm(C, rngs=nnx.Rngs(0)), keras.layers.BatchNormalization()
     layer.build((N, C))
     assert (norm.momentum, norm.epsilon) == (layer.momentum, layer.epsilon)
-    for one, other in ((norm.scale, layer.gamma), (norm.bias, layer.beta),
-                       (norm.mean, layer.moving_mean), (norm.var, layer.moving_variance)):  # fmt: skip
+    theirs = layer.gamma, layer.beta, layer.moving_mean, layer.moving_variance
+    for one, other in zip((norm.scale, norm.bias, norm.mean, norm.var), theirs, strict=True):
         np.testing.assert_array_equal(one[...], other.value)
 
 

@@ -1,5 +1,7 @@
 """CNN(2) and CNN(5) against Keras with copied weights, and against their closed-form counts."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -57,7 +59,7 @@ def test_parameters(jax):
     assert count(config.SmallCNN(), (32, 32, 1)) == 26 * 32 + (49 * 32 + 1) * 64 + fully_connected
     # CNN(5) at 64x48: halved five times to 2x1.
     widths = (1, 32, 64, 128, 256, 256)
-    convolutions = sum((9 * a + 1) * b for a, b in zip(widths, widths[1:], strict=False))
+    convolutions = sum((9 * a + 1) * b for a, b in itertools.pairwise(widths))
     assert count(CNN_5, (64, 48, 1)) == convolutions + (2 * 256 + 1) * 256 + 257 * 7
 
 

@@ -1,5 +1,9 @@
 """VGG-Face against Keras with copied weights, and against the counts of reproduction.md 3.1."""
 
+import re
+from functools import partial
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -21,11 +25,31 @@ def models():
 def _model(models, settings, images=("crops",), side=64, features=0, classes=3, **options):
     from fer_jax.models.vgg_face import VGGFace
 
-    inputs = models.Inputs(
-        frames=1, features=features, images=images, image_shape=(side, side, 3)
-    )
+    inputs = models.Inputs(frames=1, features=features, images=images, image_shape=(side, side, 3))
     make = lambda rngs: VGGFace(settings, inputs, classes, rngs)  # noqa: E731
     return models.model.model_of(make, **options)
+
+
+def _variables(model):
+    """Drawn so that what passes 13 ReLUs neither fades nor hides the biases, and by NumPy: no
+    compilation."""
+    import jax
+
+    rng = np.random.default_rng(0)
+
+    def draw(leaf):
+        fan_in = np.prod(leaf.shape[:-1])
+        scale, offset = (0, 0.1) if leaf.ndim == 1 else (np.sqrt(2 / fan_in), 0)
+        return (scale * rng.standard_normal(leaf.shape) + offset).astype(np.float32)
+
+    return jax.tree.map(draw, jax.eval_shape(model.init, jax.random.key(0)))
+
+
+def _run(model, variables, batch):
+    import jax
+
+    run = jax.jit(lambda v: model.apply(v, batch, train=False, key=jax.random.key(0))[0])
+    return run(variables)
 
 
 def _batch(images=("crops",), side=64, features=0, batch=3):
@@ -56,7 +80,7 @@ def test_parameters_of_paper_3(models, dense, images, features, classes, head, m
     for stream in images:
         assert models.parameter_count(params[f"stack_{stream}"]) == STACK
     units = (25_088 * len(images) + features, *dense, classes)
-    assert head == sum((a + 1) * b for a, b in zip(units[:-1], units[1:], strict=True))
+    assert head == sum((a + 1) * b for a, b in pairwise(units))
     assert models.parameter_count(params) - STACK * len(images) == head
     assert round(head / 1e6, 1) == millions
 
@@ -86,16 +110,16 @@ def _twin(settings, images, side, features, classes):
     x = layers.Concatenate()(parts) if len(parts) > 1 else parts[0]
     for index, units in enumerate(settings.dense):
         x = layers.Dense(units, activation="relu", name=f"fc{6 + index}")(x)
+    inputs = inputs if len(inputs) > 1 else inputs[0]
     return keras.Model(inputs, layers.Dense(classes, name="classifier")(x))
 
 
 @pytest.mark.parametrize(
     ("pooling", "dense", "images", "features"),
     [
-        ("flatten", (7, 6, 5), ("crops",), 0),
+        ("flatten", (7, 6, 5), ("crops", "frontal"), 4),
         ("average", (7, 6), ("frontal",), 5),
-        ("max", (), ("crops", "frontal"), 0),
-        ("flatten", (7,), ("crops", "frontal"), 4),
+        ("max", (), ("crops",), 0),
     ],
 )
 def test_loss_and_gradients_equal_keras_with_the_same_weights(
@@ -109,9 +133,7 @@ def test_loss_and_gradients_equal_keras_with_the_same_weights(
 
     settings = config.VGGFace(pooling=pooling, dense=dense, **NARROW)
     model = _model(models, settings, images, features=features)
-    params = model.init(jax.random.key(1))["params"]
-    # Glorot's zero biases would hide where biases go.
-    params = jax.tree.map(lambda leaf: leaf * 1.5 + 0.05, params)
+    params = _variables(model)["params"]
     batch, labels = _batch(images, features=features), jnp.array([0, 2, 1])
     with jax.numpy_rank_promotion("allow"):  # here and below: Keras promotes ranks
         twin = _twin(settings, images, 64, features, 3)
@@ -155,12 +177,11 @@ def test_convolutions_equal_keras_vgg16_at_full_width(models):
     import keras
 
     model = _model(models, config.VGGFace(dense=()), side=32)
-    params = model.init(jax.random.key(0))["params"]
+    variables = _variables(model)
+    params = variables["params"]
     batch = _batch(side=32, batch=2)
     with jax.numpy_rank_promotion("allow"):
-        twin = keras.applications.VGG16(
-            include_top=False, weights=None, input_shape=(32, 32, 3)
-        )
+        twin = keras.applications.VGG16(include_top=False, weights=None, input_shape=(32, 32, 3))
         for block, count in enumerate(CONVOLUTIONS, 1):
             for index in range(1, count + 1):
                 layer = params["stack_crops"][f"conv{block}_{index}"]
@@ -168,9 +189,7 @@ def test_convolutions_equal_keras_vgg16_at_full_width(models):
                     [np.asarray(layer["kernel"]), np.asarray(layer["bias"])]
                 )
         expected = np.asarray(twin(batch["frames"]["crops"][:, 0])).reshape(2, 512)
-    outputs, _ = model.apply(
-        {"params": params, "stats": {}}, batch, train=False, key=jax.random.key(0)
-    )
+    outputs = _run(model, variables, batch)
     assert expected.std() > 0
     np.testing.assert_allclose(
         outputs.embedding, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max()
@@ -203,14 +222,12 @@ def test_names_serve_freezing_and_transfer(models):
     assert convolutions < paths(("crops",)) | paths(("frontal",))
 
 
-@pytest.mark.parametrize(("feature", "layer"), [(0, None), (1, 6), (2, 7), (3, 8), (9, 8)])
+@pytest.mark.parametrize(("feature", "layer"), [(0, None), (2, 7), (9, 8)])
 def test_embedding_is_the_chosen_layer_after_relu(models, feature, layer):
-    import jax
-
     settings = config.VGGFace(feature=feature, dense=(7, 6, 5), **NARROW)
-    model, batch = _model(models, settings), _batch()
-    variables = model.init(jax.random.key(0))
-    outputs, _ = model.apply(variables, batch, train=False, key=jax.random.key(0))
+    model = _model(models, settings)
+    variables = _variables(model)
+    outputs = _run(model, variables, _batch())
     x = np.asarray(outputs.embedding, np.float64)
     assert x.shape == (3, 2 * 2 * 8 if layer is None else settings.dense[layer - 6])
     assert (x >= 0).all() and (x > 0).any()
@@ -231,21 +248,25 @@ def test_a_part_only_embeds_and_each_image_has_its_own_dropout(models):
 
     settings = config.VGGFace(dense=(40, 30, 20), dropout=0.5, **NARROW)
     inputs = models.Inputs(frames=1, images=("crops",), image_shape=(32, 32, 3))
-    part = VGGFace(settings, inputs, 0, nnx.Rngs(0))
-    assert part.embedding_size == 30
-    assert set(nnx.to_pure_dict(nnx.state(part, nnx.Param))) == {"stack_crops", "fc6", "fc7"}
+    blank = nnx.eval_shape(lambda: VGGFace(settings, inputs, 0, nnx.Rngs(0)))
+    assert blank.embedding_size == 30
+    graph, params = nnx.split(blank)
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda s: 0.2 * rng.standard_normal(s.shape, np.float32), params)
+    assert set(nnx.to_pure_dict(params)) == {"stack_crops", "fc6", "fc7"}
+
+    @partial(jax.jit, static_argnames="train")
+    def embed(x, keys, train=True):
+        return nnx.merge(graph, params).embed(x, train=train, key=keys)
 
     x = np.random.default_rng(0).standard_normal((4, 32, 32, 3)).astype(np.float32)
     keys = jax.random.split(jax.random.key(0), 4)
-    whole = part.embed(x, train=True, key=keys)
+    whole = embed(x, keys)
     assert whole.shape == (4, 30)
-    np.testing.assert_allclose(
-        whole[2:], part.embed(x[2:], train=True, key=keys[2:]), rtol=1e-5, atol=1e-6
-    )
-    assert not np.allclose(whole, part.embed(x, train=True, key=keys[::-1]))
-    still = part.embed(x, train=False, key=keys)
-    np.testing.assert_array_equal(still, part.embed(x, train=False, key=keys[::-1]))
-    assert not np.allclose(whole, still)
+    turned = embed(x[::-1], keys[::-1])
+    np.testing.assert_allclose(whole, turned[::-1], rtol=1e-5, atol=1e-6)
+    assert not np.allclose(whole, embed(x, keys[::-1]))
+    assert not np.allclose(whole, embed(x, keys, train=False))
 
 
 def test_dropout_follows_the_key_and_only_in_training(models):
@@ -253,11 +274,12 @@ def test_dropout_follows_the_key_and_only_in_training(models):
 
     settings = config.VGGFace(dense=(40, 30), dropout=0.5, **NARROW)
     model, batch = _model(models, settings, side=32), _batch(side=32)
-    variables = model.init(jax.random.key(0))
+    variables = _variables(model)
 
+    @partial(jax.jit, static_argnums=1)
     def logits(seed, train):
         outputs, _ = model.apply(variables, batch, train=train, key=jax.random.key(seed))
-        return np.asarray(outputs.logits)
+        return outputs.logits
 
     np.testing.assert_array_equal(logits(1, True), logits(1, True))
     assert not np.allclose(logits(1, True), logits(2, True))
@@ -265,13 +287,11 @@ def test_dropout_follows_the_key_and_only_in_training(models):
 
 
 def test_a_bfloat16_step_is_close_to_float32(models):
-    import re
-
     import jax
 
     settings = config.VGGFace(dense=(20, 16), **NARROW)
     batch = _batch(side=32, features=5)
-    variables = _model(models, settings, side=32, features=5).init(jax.random.key(0))
+    variables = _variables(_model(models, settings, side=32, features=5))
 
     def gradient(precision):
         model = _model(models, settings, side=32, features=5, precision=precision)
@@ -288,10 +308,12 @@ def test_a_bfloat16_step_is_close_to_float32(models):
         assert set(kinds) == {"bf16" if precision == "bfloat16" else "f32"}
         return jax.jit(jax.grad(loss))(variables["params"])
 
-    half, whole = gradient("bfloat16"), gradient("float32")
-    for one, other in zip(*map(jax.tree.leaves, (half, whole)), strict=True):
-        one, other = np.float64(one).ravel(), np.float64(other).ravel()
-        assert one @ other / np.linalg.norm(one) / np.linalg.norm(other) > 0.97
+    half, whole = (
+        np.concatenate([np.float64(leaf).ravel() for leaf in jax.tree.leaves(gradient(precision))])
+        for precision in ("bfloat16", "float32")
+    )
+    assert np.isfinite(half).all()
+    assert half @ whole / np.linalg.norm(half) / np.linalg.norm(whole) > 0.99
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,162 @@
+"""Real faces in a small record directory, and every config made small enough for a test."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+FRAMES = 8
+
+
+@pytest.fixture(scope="package", autouse=True)
+def compiled_once(tmp_path_factory: pytest.TempPathFactory):
+    """A run that is resumed compiles what the whole run compiled: once."""
+    names = {
+        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+    }
+    before = {name: getattr(jax.config, name) for name in names}
+    for name, value in names.items():
+        jax.config.update(name, value)
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+
+
+def _people(video: Path, landmarker_model: Path) -> list:
+    """12 clips of 8 frames of a real video: its first part is sad, its second happy."""
+    from fer_jax.records import Clip
+    from preprocessing.extract import Extractor, Recipe
+    from preprocessing.video import read_frames
+
+    outputs = ("landmarks", "blendshapes", "crops", "frontal")
+    wanted = np.linspace(0, 440, 12 * FRAMES).astype(int).reshape(12, FRAMES)
+    frames = {frame.index: frame for frame in read_frames(video) if frame.index in set(wanted.flat)}
+    clips = []
+    with Extractor(Recipe(outputs=outputs, crop_size=32, frontal_size=32)) as extractor:
+        for i, indices in enumerate(wanted):
+            word = "sad" if i < 6 else "happy"
+            # Six "people" in turn: the same face, but protocols by subject divide something.
+            named = Clip(
+                clip_id=f"people/{i:02d}", corpus="people", subject=f"s{i % 6}", emotion=word,
+                recording=f"r{i}", source=f"{i}.mp4",
+            )  # fmt: skip
+            clips.append(extractor.extract(named, (frames[int(t)] for t in indices)))
+    # FER2013's way: an official part each.
+    parts = ["train"] * 4 + ["validation", "test"]
+    return [clip.replace(split=parts[i % 6]) for i, clip in enumerate(clips)]
+
+
+@pytest.fixture(scope="session")
+def people(tmp_path_factory: pytest.TempPathFactory, shared: Path, landmarker_model: Path) -> Path:
+    """Records of real faces with every stream, and features of 12 numbers beside them."""
+    from fer_jax.data import corpus, extracted
+    from fer_jax.records import encode, frame_record
+    from preprocessing import writer
+
+    out = tmp_path_factory.mktemp("people") / "records"
+    out.mkdir()
+    os.environ["FER_JAX_MODELS"] = str(landmarker_model.parent)
+    clips = _people(shared / "data" / "videos" / "WolfgangLanger_Pexels.mp4", landmarker_model)
+    info = writer.write_shard(out / writer.shard_name("people", 0, 1), map(encode, clips))
+    shapes = {"crops": (32, 32, 3), "frontal": (32, 32, 3)}
+    writer.write_dataset_info(
+        out, "people", [info.records], info.bytes, clips[0].streams, shapes, "jpeg", {}
+    )
+    data = corpus.load(out)
+    for name in ("xception", "fc7"):
+        beside = out / "extracted" / f"{name}-12"
+        beside.mkdir(parents=True)
+        with open(beside / data.shards[0].name, "wb") as file:
+            for clip in clips:
+                values = clip.blendshapes[:, 8:20]
+                file.write(frame_record(extracted.encode(clip.clip_id, values)))
+        facts = {"data_sha256": data.data_sha256, "weights_sha256": "0", "run": "nowhere"}
+        (beside / extracted.FACTS).write_text(json.dumps(facts))
+    return out
+
+
+class Stop(Exception):
+    pass
+
+
+#: What every small run changes: every clip trains, and nothing is random but the seed.
+COMMON: dict[str, Any] = {
+    "protocol": {"name": "official"},
+    "data.labels": "auto", "data.keep": [0.0, 1.0], "data.augment": {}, "data.image_size": 16,
+    "optim": {"lr": 0.01}, "train.monitor": "train/loss", "train.batch": 8, "train.freeze": [],
+    "train.init": {}, "train.ema": 0.0, "train.accumulate": 1, "parallel.devices": 1,
+    "train.loss.label_smoothing": 0.0, "train.loss.class_weights": "none",
+    "checkpoint.every_seconds": 0, "track.tensorboard": False, "data.caps": {},
+}  # fmt: skip
+
+
+@pytest.fixture
+def small(people: Path) -> Callable[..., Any]:
+    """A config by name, with `changes` on top of `COMMON`."""
+    from fer_jax import config
+
+    def make(name: str, **changes: Any):
+        document = config.load_config(ROOT / "configs" / f"{name}.py").to_json()
+        document["data"]["dir"] = str(people)
+        for key, value in {
+            **COMMON,
+            **{k.replace("__", "."): v for k, v in changes.items()},
+        }.items():
+            *path, last = key.split(".")
+            node = document
+            for part in path:
+                node = node[part]
+            node[last] = value
+        return config.from_json(document)
+
+    return make
+
+
+@pytest.fixture
+def learns(tmp_path: Path) -> Callable[..., list[dict]]:
+    """Trains to 100 % of the training samples, stopped after an epoch and resumed on the way with
+    the same result to the bit; then takes a step in bfloat16. Returns the history."""
+    from fer_jax import config
+    from fer_jax.training import checkpoint, loop
+    from fer_jax.training.run_directory import History
+
+    def newest(run: Path) -> dict[str, Any]:
+        directory = run / "checkpoints"
+        step, _ = checkpoint.find_intact(directory)
+        return checkpoint.read(directory, step, dict.fromkeys(("state", "best")))
+
+    def run(experiment: Any, figure: str = "train/accuracy", wanted: float = 1.0) -> list[dict]:
+        whole, resumed = tmp_path / "whole", tmp_path / "resumed"
+        loop.train(experiment, whole)
+        lines = History(whole).read()
+
+        def stop(epoch: int, epochs: int, figures: str) -> None:
+            if epoch == 2:
+                raise Stop
+
+        with pytest.raises(Stop):
+            loop.train(experiment, resumed, on_progress=stop)
+        assert len(History(resumed).read()) == 2
+        loop.train(experiment, resumed)
+        jax.tree.map(np.testing.assert_array_equal, newest(whole), newest(resumed))
+
+        half = config.override(experiment, [("train.precision", "bfloat16"), ("train.epochs", "1")])
+        loop.train(half, tmp_path / "half")
+        assert np.isfinite(History(tmp_path / "half").read()[0]["train/loss"])
+        shutil.rmtree(resumed)
+        values = [line[figure] for line in lines]
+        reached = max(values) >= wanted if figure == "train/accuracy" else min(values) <= wanted
+        assert reached, f"{figure} {values}"
+        return lines
+
+    return run
