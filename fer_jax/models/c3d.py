@@ -15,6 +15,7 @@ from fer_jax.errors import UserError
 from fer_jax.models.checks import need_images, need_size
 from fer_jax.models.layers.conv3d import Conv3D
 from fer_jax.models.layers.dropout import dropout
+from fer_jax.models.layers.initializers import Dense
 from fer_jax.models.layers.pooling import max_pool
 from fer_jax.models.model import Inputs, Outputs
 
@@ -29,8 +30,6 @@ LEVELS = (
 LAYERS = tuple(name for level in LEVELS for name in level)
 
 Pool = Callable[[jax.Array], jax.Array]
-
-_glorot = jax.nn.initializers.glorot_uniform()
 
 
 def _every_second(x: jax.Array) -> jax.Array:
@@ -138,9 +137,9 @@ class C3D(Backbone):
         ).size
         self.dense = tuple(f"fc{6 + index}" for index in range(len(settings.dense)))
         for name, units in zip(self.dense, settings.dense, strict=True):
-            setattr(self, name, nnx.Linear(size, units, kernel_init=_glorot, rngs=rngs))
+            setattr(self, name, Dense(size, units, rngs=rngs))
             size = units
-        self.classifier = nnx.Linear(size, classes, kernel_init=_glorot, rngs=rngs)
+        self.classifier = Dense(size, classes, rngs=rngs)
 
     def _convolved(self, x: jax.Array) -> jax.Array:
         """f[B, T, H, W, C] -> f[B, D], what is left after pool5."""

@@ -15,20 +15,20 @@ from fer_jax.models.checks import need_images, need_one_frame
 from fer_jax.models.layers.batch_norm import BatchNorm
 from fer_jax.models.layers.conv import Conv
 from fer_jax.models.layers.dropout import dropout
+from fer_jax.models.layers.initializers import Dense, glorot_uniform, variance_scaling
 from fer_jax.models.layers.pooling import max_pool
 from fer_jax.models.layers.warp import Similarity, heat_map, similarity, warp_image
 from fer_jax.models.model import Inputs, Outputs
 
 LANDMARKS = 68
 
-_glorot = jax.nn.initializers.glorot_uniform()
-_glorot_relu = jax.nn.initializers.variance_scaling(2.0, "fan_avg", "uniform")
+_glorot_relu = variance_scaling(2.0, "fan_avg", "uniform")
 
 
 # DAN is Theano's Lasagne, EmotionalDAN TensorFlow: they differ in the gain of the layers before a
 # ReLU and in what batch normalisation is unless told otherwise.
 def _initializer(settings: config.EmotionalDAN) -> jax.nn.initializers.Initializer:
-    return _glorot_relu if settings.order == "bn-relu" else _glorot
+    return _glorot_relu if settings.order == "bn-relu" else glorot_uniform
 
 
 def _norm(settings: config.EmotionalDAN, width: int, rngs: nnx.Rngs) -> BatchNorm:
@@ -61,7 +61,7 @@ class Stage(nnx.Module):
         flat = (side // 2 ** len(settings.widths)) ** 2 * channels
         self.fc1 = nnx.Linear(flat, settings.dense, use_bias=bias, **options)
         self.fc1_bn = _norm(settings, settings.dense, rngs)
-        self.fc2 = nnx.Linear(settings.dense, LANDMARKS * 2, kernel_init=_glorot, rngs=rngs)
+        self.fc2 = Dense(settings.dense, LANDMARKS * 2, rngs=rngs)
 
     @property
     def frozen(self) -> bool:
@@ -110,7 +110,7 @@ class ConnectedStage(Stage):
     ) -> None:
         super().__init__(settings, side, channels + 2, rngs)
         self.side = side
-        self.feature = nnx.Linear(
+        self.feature = Dense(
             settings.dense, (side // 2) ** 2, kernel_init=_initializer(settings), rngs=rngs
         )
         self.input_bn = _norm(settings, channels + 2, rngs)
@@ -161,7 +161,7 @@ class EmotionalDAN(nnx.Module):
         self.stage1 = Stage(settings, side, channels, rngs)
         if settings.stages == 2:
             self.stage2 = ConnectedStage(settings, side, channels, rngs)
-            self.classifier = nnx.Linear(settings.dense, classes, kernel_init=_glorot, rngs=rngs)
+            self.classifier = Dense(settings.dense, classes, rngs=rngs)
         else:
             self.stage2 = None
 

@@ -14,10 +14,9 @@ from fer_jax.models.checks import need_images, need_one_frame, need_size
 from fer_jax.models.layers.batch_norm import BatchNorm
 from fer_jax.models.layers.conv import Conv
 from fer_jax.models.layers.dropout import dropout
+from fer_jax.models.layers.initializers import Dense
 from fer_jax.models.layers.pooling import average_pool, global_average_pool, max_pool
 from fer_jax.models.model import Inputs, Outputs
-
-_glorot = jax.nn.initializers.glorot_uniform()
 
 
 class _Unit(NamedTuple):
@@ -150,9 +149,7 @@ class InceptionV3(nnx.Module):
                 features = build(step, features)
             return features
 
-        self.classifier = nnx.Linear(
-            chain(_NETWORK, features), classes, kernel_init=_glorot, rngs=rngs
-        )
+        self.classifier = Dense(chain(_NETWORK, features), classes, rngs=rngs)
 
     def __call__(self, batch: Mapping[str, Any], *, train: bool, key: jax.Array) -> Outputs:
         """Args: batch["frames"], one stream f32[B, 1, H, W, C], H and W at least 75."""

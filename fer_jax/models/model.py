@@ -79,7 +79,8 @@ class Model:
 
     init: Callable[[jax.Array], dict[str, Params]]
     """key -> {"params": ..., "stats": ...}; stats is what the network updates itself
-    (BatchNorm averages) and is empty for a network without."""
+    (BatchNorm averages) and is empty for a network without. For many keys use `lax.map`: under
+    vmap XLA's generator draws otherwise than for each key alone."""
     apply: Apply
     """(variables, batch, *, train, key) -> (Outputs, new stats). The key only matters in training:
     one key an example, [B], or one for all, which is folded with each example's place."""

@@ -14,11 +14,10 @@ from fer_jax import config
 from fer_jax.models.c3d import LAYERS, Backbone
 from fer_jax.models.checks import need_images, need_size
 from fer_jax.models.layers.dropout import dropout
+from fer_jax.models.layers.initializers import Dense
 from fer_jax.models.layers.lstm import LSTM
 from fer_jax.models.layers.mspp import mspp
 from fer_jax.models.model import Inputs, Outputs
-
-_glorot = jax.nn.initializers.glorot_uniform()
 
 
 class NestedLSTM(nnx.Module):
@@ -55,13 +54,13 @@ class NestedLSTM(nnx.Module):
                 if not settings.channel_max:
                     pooled = width * getattr(backbone, name).bias.shape[0]
                     width = settings.projection
-                    projection = nnx.Linear(pooled, width, kernel_init=_glorot, rngs=rngs)
+                    projection = Dense(pooled, width, rngs=rngs)
                     setattr(self, f"projection{suffix}_{name}", projection)
                 temporal = LSTM(width, settings.temporal_units, rngs=rngs)
                 setattr(self, f"temp_lstm{suffix}_{name}", temporal)
         self.conv_lstm = LSTM(settings.temporal_units, settings.convolutional_units, rngs=rngs)
         width = settings.convolutional_units + inputs.features
-        self.classifier = nnx.Linear(width, classes, kernel_init=_glorot, rngs=rngs)
+        self.classifier = Dense(width, classes, rngs=rngs)
         self.geometry = inputs.features > 0
 
     def __call__(self, batch: Mapping[str, Any], *, train: bool, key: jax.Array) -> Outputs:

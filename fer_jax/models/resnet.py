@@ -15,11 +15,11 @@ from fer_jax.models.checks import need_images, need_one_frame
 from fer_jax.models.layers.batch_norm import BatchNorm
 from fer_jax.models.layers.conv import Conv
 from fer_jax.models.layers.dropout import dropout
+from fer_jax.models.layers.initializers import Dense, variance_scaling
 from fer_jax.models.layers.pooling import global_average_pool, max_pool
 from fer_jax.models.model import Inputs, Outputs
 
-_glorot = jax.nn.initializers.glorot_uniform()
-_he_fan_out = jax.nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+_he_fan_out = variance_scaling(2.0, "fan_out", "normal")
 
 
 class ResNet(nnx.Module):
@@ -76,7 +76,7 @@ class ResNet(nnx.Module):
                     down = f"{block}_downsample"
                     unit(f"{down}_0", f"{down}_1", features, width, 1, strides)
                 features = width
-        self.classifier = nnx.Linear(features, classes, kernel_init=_glorot, rngs=rngs)
+        self.classifier = Dense(features, classes, rngs=rngs)
 
     def __call__(self, batch: Mapping[str, Any], *, train: bool, key: jax.Array) -> Outputs:
         """Args: batch["frames"], one stream f32[B, 1, H, W, C]."""

@@ -13,10 +13,9 @@ from fer_jax.errors import UserError
 from fer_jax.models.checks import need_images, need_one_frame, need_size
 from fer_jax.models.layers.conv import Conv
 from fer_jax.models.layers.dropout import dropout
+from fer_jax.models.layers.initializers import Dense
 from fer_jax.models.layers.pooling import max_pool
 from fer_jax.models.model import Inputs, Outputs
-
-_glorot = jax.nn.initializers.glorot_uniform()
 
 
 class SmallCNN(nnx.Module):
@@ -52,10 +51,10 @@ class SmallCNN(nnx.Module):
             features = channels
         features *= height * width
         for index, units in enumerate(settings.dense):
-            layer = nnx.Linear(features, units, kernel_init=_glorot, rngs=rngs)
+            layer = Dense(features, units, rngs=rngs)
             setattr(self, f"dense_{index}", layer)
             features = units
-        self.classifier = nnx.Linear(features, classes, kernel_init=_glorot, rngs=rngs)
+        self.classifier = Dense(features, classes, rngs=rngs)
 
     def __call__(self, batch: Mapping[str, Any], *, train: bool, key: jax.Array) -> Outputs:
         """Args: batch["frames"], one stream f32[B, 1, H, W, C]."""

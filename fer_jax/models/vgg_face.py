@@ -14,10 +14,10 @@ from fer_jax.errors import UserError
 from fer_jax.models.checks import need_images, need_one_frame, need_size
 from fer_jax.models.layers.conv import Conv
 from fer_jax.models.layers.dropout import dropout
+from fer_jax.models.layers.initializers import Dense
 from fer_jax.models.layers.pooling import global_average_pool, global_max_pool, max_pool
 from fer_jax.models.model import Inputs, Outputs
 
-_glorot = jax.nn.initializers.glorot_uniform()
 _CONVOLUTIONS = (2, 2, 3, 3, 3)
 
 
@@ -97,9 +97,9 @@ class VGGFace(nnx.Module):
         self.embedding_size = sizes[self.feature]
         self.dense = tuple(f"fc{index}" for index in range(6, 6 + len(units)))
         for layer, before, after in zip(self.dense, sizes, units, strict=False):
-            setattr(self, layer, nnx.Linear(before, after, kernel_init=_glorot, rngs=rngs))
+            setattr(self, layer, Dense(before, after, rngs=rngs))
         if classes:
-            self.classifier = nnx.Linear(sizes[-1], classes, kernel_init=_glorot, rngs=rngs)
+            self.classifier = Dense(sizes[-1], classes, rngs=rngs)
 
     def __call__(self, batch: Mapping[str, Any], *, train: bool, key: jax.Array) -> Outputs:
         """Args: batch["frames"] of the streams, f32[B, 1, H, W, C]; batch["features"] f32[B, 1, F],

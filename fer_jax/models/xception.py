@@ -15,10 +15,9 @@ from fer_jax.models.layers.batch_norm import BatchNorm
 from fer_jax.models.layers.conv import Conv
 from fer_jax.models.layers.depthwise import PointwiseConv, SeparableConv
 from fer_jax.models.layers.dropout import dropout
+from fer_jax.models.layers.initializers import Dense
 from fer_jax.models.layers.pooling import global_average_pool, max_pool
 from fer_jax.models.model import Inputs, Outputs
-
-_glorot = jax.nn.initializers.glorot_uniform()
 
 
 class _Block(NamedTuple):
@@ -87,13 +86,11 @@ class Xception(nnx.Module):
                 setattr(self, f"block{number}_sepconv{index}_bn", BatchNorm(width, rngs=rngs))
                 features = width
         if settings.dense:
-            self.feature = nnx.Linear(features, settings.dense, kernel_init=_glorot, rngs=rngs)
+            self.feature = Dense(features, settings.dense, rngs=rngs)
         #: D of `embed`.
         self.embedding_size = settings.dense or features
         if classes:
-            self.classifier = nnx.Linear(
-                self.embedding_size, classes, kernel_init=_glorot, rngs=rngs
-            )
+            self.classifier = Dense(self.embedding_size, classes, rngs=rngs)
 
     def __call__(self, batch: Mapping[str, Any], *, train: bool, key: jax.Array) -> Outputs:
         """Args: batch["frames"], one stream f32[B, 1, H, W, C]."""

@@ -9,6 +9,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 
 from fer_jax import config
 from fer_jax.errors import UserError
@@ -53,7 +54,7 @@ def initial_variables(
         theirs = {**flatten(there["params"]), **flatten(there["stats"])}
     else:
         source, theirs = init.weights, weights.read_weights(init.weights)
-        keras = None if source.endswith(".safetensors") else settings
+        keras = None if source.lower().endswith(".safetensors") else settings
     _check_names(init, source, ours, theirs)
 
     places = _places(init.rename, ours, theirs, keras)
@@ -70,7 +71,7 @@ def initial_variables(
             found[path] = name
     if not found:
         raise UserError(_nothing(init, source, ours, theirs, keras))
-    _check_shapes(source, ours, {path: theirs[found[path]] for path in ours if path in found})
+    _check_arrays(source, ours, {path: theirs[found[path]] for path in ours if path in found})
 
     def value(path: str) -> Any:
         leaf = ours[path]
@@ -132,7 +133,7 @@ def _check_names(
             )
 
 
-def _check_shapes(source: str, ours: Mapping[str, Any], loaded: Mapping[str, Any]) -> None:
+def _check_arrays(source: str, ours: Mapping[str, Any], loaded: Mapping[str, Any]) -> None:
     wrong = [path for path, array in loaded.items() if array.shape != ours[path].shape]
     if wrong:
         path = wrong[0]
@@ -145,6 +146,9 @@ def _check_shapes(source: str, ours: Mapping[str, Any], loaded: Mapping[str, Any
             f"{path} is {list(ours[path].shape)} here and {list(loaded[path].shape)} in {source}"
             f"{more}: {remedy}"
         )
+    for path, array in loaded.items():
+        if not np.isfinite(np.asarray(array, np.float32)).all():
+            raise UserError(f"{source} has numbers for {path} that are not finite: take another")
 
 
 def _nothing(

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-FRAMES = 8
+CLIPS, FRAMES = 8, 16
 
 
 @pytest.fixture(scope="package", autouse=True)
@@ -33,27 +33,25 @@ def compiled_once(tmp_path_factory: pytest.TempPathFactory):
 
 
 def _people(video: Path, landmarker_model: Path) -> list:
-    """12 clips of 8 frames of a real video: its first part is sad, its second happy."""
+    """8 clips of 16 frames of a real video: its first half is sad, its second happy."""
     from fer_jax.records import Clip
     from preprocessing.extract import Extractor, Recipe
     from preprocessing.video import read_frames
 
     outputs = ("landmarks", "blendshapes", "crops", "frontal")
-    wanted = np.linspace(0, 440, 12 * FRAMES).astype(int).reshape(12, FRAMES)
+    wanted = np.linspace(0, 440, CLIPS * FRAMES).astype(int).reshape(CLIPS, FRAMES)
     frames = {frame.index: frame for frame in read_frames(video) if frame.index in set(wanted.flat)}
     clips = []
     with Extractor(Recipe(outputs=outputs, crop_size=32, frontal_size=32)) as extractor:
         for i, indices in enumerate(wanted):
-            word = "sad" if i < 6 else "happy"
-            # Six "people" in turn: the same face, but protocols by subject divide something.
+            word = "sad" if i < CLIPS // 2 else "happy"
             named = Clip(
-                clip_id=f"people/{i:02d}", corpus="people", subject=f"s{i % 6}", emotion=word,
+                clip_id=f"people/{i:02d}", corpus="people", subject=f"s{i}", emotion=word,
                 recording=f"r{i}", source=f"{i}.mp4",
             )  # fmt: skip
             clips.append(extractor.extract(named, (frames[int(t)] for t in indices)))
-    # FER2013's way: an official part each.
-    parts = ["train"] * 4 + ["validation", "test"]
-    return [clip.replace(split=parts[i % 6]) for i, clip in enumerate(clips)]
+    parts = ["train", "train", "validation", "test"]
+    return [clip.replace(split=parts[i % 4]) for i, clip in enumerate(clips)]
 
 
 @pytest.fixture(scope="session")

@@ -39,4 +39,14 @@ def test_images(small, learns, cell):
     rnn = {"name": cell, "units": [8], "dropout": 0.0}
     model = {"name": "cnn-rnn", "cnn": VGG, "rnn": rnn}
     name = f"zennou2023_{cell}_image"
-    learns(vgg(small, name, model=model, data__length="windows", data__frames=4, data__stride=2))
+    learns(
+        vgg(
+            small,
+            name,
+            model=model,
+            data__length="windows",
+            data__frames=4,
+            data__stride=2,
+            train__epochs=40,
+        )
+    )

@@ -19,8 +19,7 @@ def test_c3d(small, learns):
 
 
 def test_c3d_of_16(small, learns):
-    """Clips of 8 frames in a window of 8: the original pools halve time thrice."""
-    learns(volumes(small, "zennou2023_c3d_16", model=C3D, data__frames=8))
+    learns(volumes(small, "zennou2023_c3d_16", model=C3D))
 
 
 @pytest.mark.parametrize("fusion", ["channels", "backbones"])

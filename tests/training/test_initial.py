@@ -206,6 +206,14 @@ def test_many_shapes_that_differ_are_another_network(tmp_path):
         _start(Init(weights=str(tmp_path / "a.safetensors")), _variables(wider, {}))
 
 
+def test_numbers_that_are_not_finite_are_refused(tmp_path):
+    broken = _variables({"a/bias": (6,)}, {})
+    broken["params"]["a"]["bias"][3] = np.nan
+    save_safetensors(tmp_path / "a.safetensors", broken)
+    with pytest.raises(UserError, match="a/bias that are not finite"):
+        _start(Init(weights=str(tmp_path / "a.safetensors")), _variables({"a/bias": (6,)}, {}))
+
+
 def test_long_reports_are_short():
     report = {
         "from": "f.h5", "loaded": 236, "loaded_parameters": 22_840_000,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import jax
 from flax import nnx
 
-_glorot = jax.nn.initializers.glorot_uniform()
+from fer_jax.models.layers.initializers import glorot_uniform
 
 
 class Conv(nnx.Conv):
@@ -25,7 +25,7 @@ class Conv(nnx.Conv):
         strides: int = 1,
         padding: str | int | Sequence[tuple[int, int]] = "SAME",
         bias: bool = True,
-        kernel_init: jax.nn.initializers.Initializer = _glorot,
+        kernel_init: jax.nn.initializers.Initializer = glorot_uniform,
         rngs: nnx.Rngs,
     ) -> None:
         """Args:

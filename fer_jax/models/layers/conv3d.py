@@ -11,11 +11,11 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
+from fer_jax.models.layers.initializers import glorot_uniform
+
 #: Below so many channels, one 2-D convolution of neighbouring frames stacked as channels beats
 #: one a tap (measured at 1 to 12, on a CPU).
 _FEW_CHANNELS = 16
-
-_glorot = jax.nn.initializers.glorot_uniform()
 
 
 def conv3d(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -95,7 +95,7 @@ class Conv3D(nnx.Module):
         features: channels of the input.
         width: channels of the output.
         """
-        self.kernel = nnx.Param(_glorot(rngs.params(), (*window, features, width)))
+        self.kernel = nnx.Param(glorot_uniform(rngs.params(), (*window, features, width)))
         self.bias = nnx.Param(jnp.zeros(width))
 
     def __call__(self, x: jax.Array) -> jax.Array:

@@ -11,10 +11,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
+from fer_jax.models.layers.initializers import glorot_uniform
 from fer_jax.models.layers.recurrent import vary_alike
 from fer_jax.models.layers.windows import Padding, Windows, windows
-
-_glorot = jax.nn.initializers.glorot_uniform()
 
 #: How much of the input the backward pass takes at once on a CPU: the nine shifted copies then
 #: stay in its cache, and in memory that need not be asked for anew. Measured from 0.2 to 16 MiB.
@@ -75,8 +74,10 @@ class SeparableConv(nnx.Module):
         width: channels of the output.
         window: the side of the depthwise kernel.
         """
-        self.depthwise_kernel = nnx.Param(_glorot(rngs.params(), (window, window, features, 1)))
-        self.pointwise_kernel = nnx.Param(_glorot(rngs.params(), (1, 1, features, width)))
+        self.depthwise_kernel = nnx.Param(
+            glorot_uniform(rngs.params(), (window, window, features, 1))
+        )
+        self.pointwise_kernel = nnx.Param(glorot_uniform(rngs.params(), (1, 1, features, width)))
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """[N, H, W, in] -> [N, H, W, out]."""
@@ -88,7 +89,7 @@ class PointwiseConv(nnx.Module):
     """A 1x1 convolution without bias. Parameters: kernel f32[1, 1, in, out] (Glorot uniform)."""
 
     def __init__(self, features: int, width: int, *, strides: int = 1, rngs: nnx.Rngs) -> None:
-        self.kernel = nnx.Param(_glorot(rngs.params(), (1, 1, features, width)))
+        self.kernel = nnx.Param(glorot_uniform(rngs.params(), (1, 1, features, width)))
         self.strides = strides
 
     def __call__(self, x: jax.Array) -> jax.Array:

@@ -94,10 +94,10 @@ def warp_image(image: jax.Array, transform: Similarity) -> jax.Array:
 def heat_map(landmarks: jax.Array, size: int, patch: int = 16) -> jax.Array:
     """H(q) = max_i 1 / (1 + |q - s_i|) over the landmarks whose patch holds the pixel q, else 0.
 
-    A patch reaches from patch // 2 pixels before its landmark's integer part to one pixel less
-    after it (EmotionalDAN's code; DAN's own has one more). Landmarks are first moved so far inside
-    that their patch lies in the image. Gradients reach them through the distances, not through the
-    choice of pixels.
+    A patch is a square of `patch` pixels that begins patch // 2 before its landmark's integer part
+    (-8 to 7 for 16: EmotionalDAN's code; DAN's own ends at 8). Landmarks are first moved so far
+    inside that their patch lies in the image. Gradients reach them through the distances, not
+    through the choice of pixels.
 
     Args:
       landmarks: f[B, L, 2], pixels.
