@@ -25,12 +25,10 @@ def experiment() -> Experiment:
             augment=Augment(flip=True, rotation_degrees=10, zoom=0.1, shift=0.1),
         ),
         protocol=Protocol(name="official"),
-        model=Xception(
-            stem=(16, 32), stem_stride=1, entry=(64, 128, 256), middle=1, exit=(), dense=0,
-        ),
+        model=Xception(stem=(16, 32), entry=(64, 128, 256), middle=1, exit=(), dense=0),
         optim=Optim(
             name="adamw", lr=3e-3, schedule="cosine", warmup_epochs=1, weight_decay=0.05,
             decay_kernels_only=True, clip_norm=1.0,
         ),
-        train=Train(epochs=40, batch=128, ema=0.998, loss=Loss(label_smoothing=0.1)),
+        train=Train(epochs=24, batch=128, ema=0.998, loss=Loss(label_smoothing=0.1)),
     )  # fmt: skip

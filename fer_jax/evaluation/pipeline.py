@@ -35,7 +35,8 @@ def train_and_report(
     Returns:
       metrics.json's content, and the lines to show.
     """
-    use_every_core(experiment.train.batch)
+    if not experiment.data.images:  # Convolutions use every core from one device.
+        use_every_core(experiment.train.batch)
     with Progress(f"train {experiment.name}", "epochs") as progress:
         summary = loop.train(experiment, run, on_progress=progress)
     if command and not (run / "command.txt").is_file():

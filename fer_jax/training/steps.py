@@ -7,11 +7,12 @@ every stretch, so results do not depend on how an epoch is cut into calls.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import lax
 from jax.sharding import Mesh
@@ -173,12 +174,46 @@ def make_train_step(
             state = TrainState(done, params, stats, opt_state, ema)
             return state, jax.tree.map(jnp.add, counted, found._replace(count=count))
 
-        return lax.fori_loop(start, stop, step, (state, counted))
+        return _stretch(settings, start, stop, step, (state, counted))
 
     whole_then_dealt = (None, None, None, None, 0, 0, None, None)
-    return parallel.map_devices(
+    mapped = parallel.map_devices(
         run, mesh, settings.parallel.mapper, whole_then_dealt, out_axes=(None, None), donate=(0,)
     )
+    if not _one_by_one(settings):
+        return mapped
+
+    def steps(state, counted, *fixed):  # type: ignore[no-untyped-def]
+        for i in _steps(fixed, mesh):
+            state, counted = mapped(state, counted, *fixed[:-2], *i)
+        return state, counted
+
+    return steps
+
+
+def _one_by_one(settings: Experiment) -> bool:
+    """Whether a call of the compiled program is a single step.
+
+    XLA's CPU convolutions take more than twice as long inside a loop, and their steps are long
+    enough for a call each.
+    """
+    return bool(settings.data.images) and jax.default_backend() == "cpu"
+
+
+def _stretch(
+    settings: Experiment, start: Any, stop: Any, step: Callable[[Any, Any], Any], carry: Any
+) -> Any:
+    """Steps `start` to `stop`, or only the first where calls go one by one."""
+    if _one_by_one(settings):
+        return step(start, carry)
+    return lax.fori_loop(start, stop, step, carry)
+
+
+def _steps(arguments: tuple[Any, ...], mesh: Mesh) -> Iterator[tuple[Any, Any]]:
+    """Each step of a stretch, whose bounds are the last two arguments, as bounds of its own."""
+    start, stop = jax.device_get(arguments[-2:])
+    for i in range(int(start), int(stop)):
+        yield parallel.replicate((np.int32(i), np.int32(i + 1)), mesh)
 
 
 def _no_metrics(like: Metrics) -> Metrics:
@@ -219,13 +254,21 @@ def make_evaluate_step(model: Model, settings: Experiment, loss: Loss, mesh: Mes
             )
             return jax.tree.map(jnp.add, counted, lax.psum(found, parallel.AXIS))
 
-        return (lax.fori_loop(start, stop, step, counted),)
+        return (_stretch(settings, start, stop, step, counted),)
 
     whole_then_dealt = (None, None, None, 0, 0, None, None)
     mapped = parallel.map_devices(
         run, mesh, settings.parallel.mapper, whole_then_dealt, out_axes=(None,)
     )
-    return lambda *arguments: mapped(*arguments)[0]
+
+    def evaluate(variables, counted, *fixed):  # type: ignore[no-untyped-def]
+        if not _one_by_one(settings):
+            return mapped(variables, counted, *fixed)[0]
+        for i in _steps(fixed, mesh):
+            (counted,) = mapped(variables, counted, *fixed[:-2], *i)
+        return counted
+
+    return evaluate
 
 
 class Prediction(NamedTuple):

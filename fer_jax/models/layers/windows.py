@@ -3,16 +3,16 @@
 XLA's CPU backend runs windowed reductions, their gradients and grouped convolutions many times
 slower than the arithmetic takes. Here the k-th element of every window is one strided slice, so
 that pooling and depthwise convolution become elementwise expressions, which XLA fuses into one
-vectorised loop; and what flows back into such slices is put together phase by phase, without the
-interior padding of the slices' own gradient, which XLA does not vectorise.
+vectorised loop; and what flows back into such slices is added up phase by phase before it is
+spread over the input, which spares most of the interior padding of the slices' own gradients.
 """
 
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Literal
 
 import jax
@@ -74,8 +74,9 @@ class Windows:
     def join(self, parts: Sequence[jax.Array]) -> jax.Array:
         """The transpose of `split`: adds every part where its slice came from."""
         axes = zip(self.shape, self.strides, self.counts, strict=True)
-        # Each phase (place modulo the stride) of the padded input is a dense array of its own.
-        blocks = tuple(-(-((count - 1) * s + w) // s) for w, s, count in axes)
+        # A phase, the places that are alike modulo the stride, is dense: parts are added there,
+        # and each phase is spread over the input once.
+        blocks = [-(-((count - 1) * s + w) // s) for w, s, count in axes]
         phases: dict[tuple[int, ...], jax.Array] = {}
         for offset, part in zip(self.offsets, parts, strict=True):
             phase = tuple(o % s for o, s in zip(offset, self.strides, strict=True))
@@ -86,23 +87,22 @@ class Windows:
             ]
             part = _pad(part, inner)
             phases[phase] = phases[phase] + part if phase in phases else part
-        first = next(iter(phases.values()))
-        if math.prod(self.strides) == 1:
-            whole = first
-        else:
-            zeros, dims = jnp.zeros_like(first), len(self.sizes)
-            every = itertools.product(*map(range, self.strides))
-            whole = jnp.stack([phases.get(phase, zeros) for phase in every])
-            whole = whole.reshape(*self.strides, *first.shape)
-            order = [a for axis in range(dims) for a in (dims + 1 + axis, axis)]
-            whole = whole.transpose(dims, *order, 2 * dims + 1)
-            sides = [block * s for block, s in zip(blocks, self.strides, strict=True)]
-            whole = whole.reshape(first.shape[0], *sides, first.shape[-1])
-        axes = zip(self.sizes, self.low, whole.shape[1:-1], strict=True)
-        return _pad(whole, [(-low, size + low - side, 0) for size, low, side in axes])
+
+        def spread(phase: tuple[int, ...], x: jax.Array) -> jax.Array:
+            axes = zip(phase, self.low, self.sizes, blocks, self.strides, strict=True)
+            return _pad(
+                x,
+                [
+                    (at - low, size + low - at - ((block - 1) * s + 1), s - 1)
+                    for at, low, size, block, s in axes
+                ],
+            )
+
+        return reduce(jnp.add, (spread(phase, x) for phase, x in phases.items()))
 
 
 def _pad(x: jax.Array, inner: Sequence[tuple[int, int, int]]) -> jax.Array:
+    """Zeros before, after and between the elements of the spatial axes."""
     if not any(map(any, inner)):
         return x
     return lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *inner, (0, 0, 0)])
