@@ -7,7 +7,7 @@ Run:     fer-jax train configs/zennou2023_geometry.py --data.dir records/ --trai
 convolutions. FRONTAL is a run of configs/zennou2023_vgg_face.py with --data.images frontal.
 """
 
-from fer_jax.config import Augment, Data, Experiment, Optim, Protocol, Train, VGGFace
+from fer_jax.config import Augment, Data, Experiment, Init, Optim, Protocol, Train, VGGFace
 
 
 def experiment() -> Experiment:
@@ -30,5 +30,7 @@ def experiment() -> Experiment:
         protocol=Protocol(name="subject", validation=0.1, test=0.1),
         model=VGGFace(),
         optim=Optim(lr=1e-4),
-        train=Train(epochs=20, batch=40, freeze=("stack_*",)),
+        train=Train(
+            epochs=20, batch=40, freeze=("stack_*",), init=Init(skip=("fc*", "classifier")),
+        ),
     )  # fmt: skip

@@ -113,9 +113,9 @@ def _evaluate(args: argparse.Namespace) -> tuple[int, dict[str, Any], str]:
     from fer_jax.evaluation.evaluate import evaluate, render
     from fer_jax.evaluation.report import write_report
 
-    metrics = evaluate(args.run_dir, args.data, split=args.split)
+    metrics = evaluate(args.run_dir, args.data, split=args.split, labels=args.labels)
     text = render(metrics)
-    if metrics["split"] == "test":
+    if metrics["split"] == "test" and not args.labels:
         text += f"\nreport: {write_report(args.run_dir)}" + _add_result(args.run_dir, args.results)
     return 0, metrics, text
 
@@ -155,7 +155,8 @@ def _models(args: argparse.Namespace) -> tuple[int, dict[str, Any], str]:
     from fer_jax.evaluation.systems import list_systems, render
 
     found = list_systems(args.configs)
-    return 0, {"models": found}, render(found)
+    broken = any("error" in system for system in found)
+    return 2 if broken else 0, {"models": found}, render(found)
 
 
 def _demo(args: argparse.Namespace) -> tuple[int, dict[str, Any], str]:
@@ -278,6 +279,9 @@ def make_parser() -> argparse.ArgumentParser:
     p.add_argument("run_dir", type=Path, metavar="RUN")
     p.add_argument("data", type=Path, nargs="?", metavar="DATA")
     p.add_argument("--split", default="test", choices=("train", "validation", "test"))
+    p.add_argument(
+        "--labels", default="", metavar="SPACE", help="sum classes to those of another label space"
+    )
     p.add_argument("--results", **results)
 
     p = add(

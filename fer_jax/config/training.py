@@ -57,12 +57,13 @@ class EarlyStop:
 class Init:
     """Parameters to start from, instead of random ones."""
 
-    run: str = ""
-    """Another run's directory: its best parameters."""
+    run: Strings = ()
+    """Another run's directory: its best parameters. Of several the first that has a path counts."""
     weights: str = ""
     """A weight file: Keras .h5 or .safetensors."""
     rename: dict[str, str] = Field(default_factory=dict)
-    """Path prefix there -> path prefix here, e.g. {"": "cnn"} for a CNN that becomes a part."""
+    """Path prefix there -> path prefix here, e.g. {"": "cnn"} for a CNN that becomes a part. A *
+    here stands for every such part: {"stack_crops": "stack_*"}."""
     skip: Strings = ()
     """Paths here that stay random, with * wildcards: "classifier/*" for other classes."""
 

@@ -1,8 +1,8 @@
 """Features that a network made of every frame, beside the records that it read.
 
 `<records>/extracted/NAME-SIZE/` holds a TFRecord file for each shard, with the shard's own name:
-one `tf.train.Example` a clip, of clip_id and features f32[T, SIZE] as bytes, NaN where a frame has
-no image. extracted.json says which run made them; it is written last, and counts.
+one `tf.train.Example` a clip, of clip_id, shape (T, SIZE) and features f32[T, SIZE] as bytes, NaN
+where a frame has no image. extracted.json says which run made them; it is written last, and counts.
 """
 
 from __future__ import annotations
@@ -14,22 +14,42 @@ from typing import Any
 
 import numpy as np
 
-from fer_jax.data.tfrecord import Shard
+from fer_jax.data.tfrecord import REMEDY, Shard
 from fer_jax.errors import UserError
 from fer_jax.records import example_class
 
 #: What says that the features are complete, and of what.
 FACTS = "extracted.json"
+_KEYS = {"run", "weights_sha256", "data_sha256"}
+_ESCAPE = "surrogateescape"
 
 
 def encode(clip_id: str, values: np.ndarray) -> bytes:
     """The record of one clip's features f32[T, F]."""
     example = example_class()()
     feature = example.features.feature
-    feature["clip_id"].bytes_list.value.append(clip_id.encode("utf-8", "surrogateescape"))
+    feature["clip_id"].bytes_list.value.append(clip_id.encode("utf-8", _ESCAPE))
+    feature["shape"].int64_list.value.extend(values.shape)
     data = np.ascontiguousarray(values, "<f4").tobytes()
     feature["features"].bytes_list.value.append(data)
     return example.SerializeToString(deterministic=True)
+
+
+def read_facts(path: Path) -> dict[str, Any]:
+    """extracted.json: run, weights_sha256, data_sha256 and more.
+
+    Raises:
+      UserError: it is damaged.
+    """
+    try:
+        facts = json.loads(path.read_bytes())
+        if missing := _KEYS - facts.keys():
+            raise ValueError(missing)
+    except (AttributeError, ValueError):
+        raise UserError(
+            f"{path} is damaged: delete {path.parent} and repeat `fer-jax extract`"
+        ) from None
+    return facts
 
 
 class Extracted:
@@ -38,25 +58,28 @@ class Extracted:
     Args:
       records: the record directory.
       features: "extracted/NAME-SIZE".
+      shards: of the records, in order.
 
     Attributes:
       features: its name.
       facts: extracted.json.
 
     Raises:
-      UserError: they were not extracted, not completely, or of other records.
+      UserError: they were not extracted, or not completely.
     """
 
     def __init__(self, records: Path, features: str, shards: list[Path]) -> None:
         self.features, self.dir = features, records / features
-        self.size = int(features.rpartition("-")[2])
-        name = features.removeprefix("extracted/").rpartition("-")[0]
-        self._again = f"make them with `fer-jax extract RUN {records} --name {name}`"
+        name, _, size = features.removeprefix("extracted/").rpartition("-")
+        self._size = int(size)
+        command = f"`fer-jax extract {{run}} {records} --name {name}`"
         if not (self.dir / FACTS).is_file():
-            there = sorted(p.parent.name for p in records.glob(f"extracted/*/{FACTS}"))
-            hint = f" (it has extracted/{', extracted/'.join(there)})" if there else ""
-            raise UserError(f"{records} has no {features}{hint}: {self._again}")
-        self.facts: dict[str, Any] = json.loads((self.dir / FACTS).read_text())
+            others = sorted(path.parent.name for path in records.glob(f"extracted/*/{FACTS}"))
+            hint = f" (it has extracted/{', extracted/'.join(others)})" if others else ""
+            again = command.format(run="RUN")
+            raise UserError(f"{records} has no {features}{hint}: make them with {again}")
+        self.facts = read_facts(self.dir / FACTS)
+        self._again = f"repeat {command.format(run=self.facts['run'])}"
         self._paths = [self.dir / shard.name for shard in shards]
         if missing := [path.name for path in self._paths if not path.is_file()]:
             raise UserError(f"{self.dir} lacks {missing[0]}: {self._again}")
@@ -73,21 +96,33 @@ class Extracted:
             )
 
     def values(self, which: int, i: int, clip_id: str) -> np.ndarray:
-        """f32[T, F] of record i of a shard.
+        """f32[T, SIZE] of record i of a shard, read-only.
 
         Raises:
           UserError: the file is damaged or belongs to another clip.
         """
-        shard = self._opened.get(which)
-        if shard is None:
-            shard = self._opened[which] = Shard(self._paths[which], keep_open=False)
-        if i >= len(shard):
-            raise UserError(f"{shard.path} holds {len(shard)} clips, not {i + 1}: {self._again}")
-        feature = example_class().FromString(shard[i]).features.feature
-        said = feature["clip_id"].bytes_list.value[0].decode("utf-8", "surrogateescape")
-        if said != clip_id:
-            raise UserError(f"{shard.path}, record {i}: is of {said}, not {clip_id}: {self._again}")
-        return np.frombuffer(feature["features"].bytes_list.value[0], "<f4").reshape(-1, self.size)
+        from google.protobuf.message import DecodeError
+
+        path = self._paths[which]
+        try:
+            if which not in self._opened:
+                self._opened[which] = Shard(path, keep_open=False)
+            feature = example_class().FromString(self._opened[which][i]).features.feature
+            said = feature["clip_id"].bytes_list.value[0].decode("utf-8", _ESCAPE)
+            values = np.frombuffer(feature["features"].bytes_list.value[0], "<f4")
+            values = values.reshape(feature["shape"].int64_list.value)
+            right = said == clip_id and values.shape[1:] == (self._size,)
+        except UserError as error:
+            damage = str(error).removesuffix(f"; {REMEDY}")
+            raise UserError(f"{damage}; delete it and {self._again}") from error
+        except (DecodeError, IndexError, ValueError):
+            right, values = False, np.zeros(0)
+        if not right:
+            raise UserError(
+                f"{path}: record {i} is not {self.features} of {clip_id}; delete it and "
+                f"{self._again}"
+            )
+        return values
 
     def digest(self, data_sha256: str) -> str:
         """What the records and the features together are, in hexadecimal."""

@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import io
 from collections.abc import Callable, Collection, Iterator, Sequence
+from functools import cached_property
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,17 +14,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fer_jax.config import Data
-from fer_jax.data.samples import ClipSamples, clip_samples, decoded, streams_of
+from fer_jax.data.samples import ClipSamples, Shapes, streams_of
 from fer_jax.data.sequences import sample_length
 from fer_jax.errors import UserError
-from fer_jax.evaluation.embed import Embedder
-from fer_jax.evaluation.inference import make_inference
-from fer_jax.records import OUTPUTS, Clip
+from fer_jax.evaluation.embed import Embedder, weights_sha256
+from fer_jax.evaluation.inference import Sample, data_of, each, make_inference, samples_of
+from fer_jax.records import IMAGES, OUTPUTS, Clip
 from fer_jax.training import loop
 from fer_jax.training.run_directory import write_text
 
 if TYPE_CHECKING:
     from preprocessing.video import Frame
+
+
+#: Options of the training records' recipe that a file is extracted with, beside sizes and colour.
+_HOW = ("crop_format", "crop_quality", "frontal_symmetry", "max_faces")
 
 
 class Predictor:
@@ -32,25 +37,17 @@ class Predictor:
     Attributes:
       classes: K names, in the order of every probability.
       streams: the clip streams that it reads, e.g. "landmarks68".
-      recipe: options of the extraction that its training records were made with.
     """
 
-    def __init__(self, loaded: loop.LoadedRun):
+    def __init__(self, loaded: loop.LoadedRun) -> None:
         # What a network is to find (landmarks) is not there to be read.
-        self._data = dataclasses.replace(loaded.experiment.data, landmarks=False)
-        self._shapes = {k: tuple(v) for k, v in loaded.facts["image_shapes"].items()}
+        self._data = dataclasses.replace(data_of(loaded), landmarks=False)
+        self._facts = loaded.facts
+        self._shapes: Shapes = {k: tuple(v) for k, v in loaded.facts["image_shapes"].items()}
         self._infer = make_inference(loaded)
         self._windows = self._data.length == "windows"
-        self._embedder = None
         self.classes: tuple[str, ...] = tuple(loaded.classes)
         self.streams = streams_of(self._data)
-        self.recipe: dict[str, Any] = loaded.facts["recipe"]
-        if made := loaded.facts["extracted"]:
-            source = loop.load_run(made["run"])
-            self._embedder = Embedder(source)
-            kept = [name for name in self.streams if not name.startswith("extracted/")]
-            self.streams = tuple(dict.fromkeys([*kept, *self._embedder.streams]))
-            self.recipe = source.facts["recipe"]
 
     def clip(self, clip: Clip) -> np.ndarray:
         """The verdict on a whole clip, f32[K]: evaluation's number, the mean of its samples.
@@ -62,15 +59,10 @@ class Predictor:
         found = self._samples(clip, self._data)
         if not len(found.rows):
             raise UserError(
-                f"{clip.clip_id}: {len(found.usable)} frames show a face, and the model reads "
-                f"windows of {self._data.frames}: give a longer clip"
+                f"{clip.clip_id}: the model reads windows of {self._data.frames} frames, and "
+                f"there are {len(found.usable)} with a face{_part(self._data)}: give a longer clip"
             )
-        streams = decoded(found.streams, self._shapes)
-        samples = (
-            ({name: values[rows] for name, values in streams.items()}, mask)
-            for rows, mask in zip(found.rows, found.frame_mask, strict=True)
-        )
-        return np.mean(self._infer(samples).probabilities, axis=0)
+        return np.mean(self._infer(each(found)).probabilities, axis=0)
 
     def frames(self, clip: Clip) -> np.ndarray:
         """What the recogniser says at each frame, f32[T, K]; NaN where there is no face.
@@ -84,17 +76,15 @@ class Predictor:
         # One sample a usable frame, whatever the model's own length policy.
         every = dataclasses.replace(self._data, length="frames", keep=(0.0, 1.0))
         found = self._samples(clip, every)
-        streams = decoded(found.streams, self._shapes)
         length = sample_length(self._data.length, self._data.frames)
 
-        def sample(end: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        def sample(end: int) -> Sample:
             place = np.arange(max(0, end - length), end)
-            real = np.arange(length) < len(place)
+            missing = length - len(place)
             # A model of whole windows sees the first frame repeated until there are enough.
-            fill = (length - len(place), 0) if self._windows else (0, length - len(place))
-            rows = np.pad(place, fill, mode="edge")
-            mask = np.ones(length, bool) if self._windows else real
-            return {name: values[rows] for name, values in streams.items()}, mask
+            rows = np.pad(place, (missing, 0) if self._windows else (0, missing), mode="edge")
+            mask = (np.arange(length) < len(place)) | self._windows
+            return {name: values[rows] for name, values in found.streams.items()}, mask
 
         out = np.full((clip.frames, len(self.classes)), np.nan, np.float32)
         ends = range(1, len(found.usable) + 1)
@@ -102,28 +92,73 @@ class Predictor:
         return out
 
     def _samples(self, clip: Clip, data: Data) -> ClipSamples:
-        for name in self.streams:
-            if getattr(clip, name) is None:
+        extracts = self._facts["extracted"] and clip.extracted is None
+        for name in self._sources if extracts else self.streams:
+            if not name.startswith("extracted/") and getattr(clip, name) is None:
                 raise UserError(
                     f"{clip.clip_id} has no {name}: extract it with `--outputs {OUTPUTS[name]}`"
                 )
-        if self._embedder is not None and clip.extracted is None:
-            clip = clip.replace(extracted=self._embedder.clip(clip))
-        found = clip_samples(clip, data, self._shapes)
+        if extracts:
+            (values,) = self._embedder.embed([clip], self._shapes)
+            clip = clip.replace(extracted=values)
+        found = samples_of(clip, data, self._shapes)
         if not len(found.usable):
-            raise UserError(f"{clip.clip_id}: no face found in any of its {clip.frames} frames")
+            raise UserError(
+                f"{clip.clip_id}: no face found in any of its {clip.frames} frames{_part(data)}"
+            )
         return found
 
+    @cached_property
+    def _embedder(self) -> Embedder:
+        """The network whose features the model reads, to make those of other clips.
+
+        Raises:
+          UserError: it is not where it was, or is another by now.
+        """
+        made, features = self._facts["extracted"], self._data.features
+        if not (Path(made["run"]) / "config.json").is_file():
+            raise UserError(
+                f"the model reads {features}, made by the network of {made['run']}, which is not "
+                "there any more: put it back"
+            )
+        source = loop.load_run(made["run"])
+        if weights_sha256(source) != made["weights_sha256"]:
+            raise UserError(
+                f"the model reads {features}, and {made['run']} holds another network than the one "
+                "that made them: put that back, or extract and train again"
+            )
+        return Embedder(source)
+
+    @property
+    def _sources(self) -> tuple[str, ...]:
+        """The streams of a clip that the model reads where it has to extract features itself."""
+        direct = [name for name in self.streams if not name.startswith("extracted/")]
+        through = self._embedder.streams if self._facts["extracted"] else ()
+        return tuple(dict.fromkeys([*direct, *through]))
+
     def extraction(self) -> dict[str, Any]:
-        """Options of `preprocessing.extract.Recipe` that give a file the streams it needs.
+        """Options of `preprocessing.extract.Recipe` that give a file the streams it needs, as the
+        training records have them.
 
         Records of ready face crops were not aligned; a file shows more than a face, so it is.
         """
-        kept = ("crop_", "frontal_", "align", "max_faces")
-        options = {k: v for k, v in self.recipe.items() if k.startswith(kept)}
-        options["align"] = "face"
-        outputs = dict.fromkeys(OUTPUTS[name] for name in self.streams)
-        return {**options, "outputs": tuple(outputs)}
+        recipe = self._facts["recipe"]
+        outputs = {OUTPUTS[name] for name in self._sources}
+        if outputs & set(IMAGES):
+            # Pictures are cut by the points of whichever detectors were at work.
+            outputs |= {"landmarks", "blendshapes"} & set(recipe.get("outputs", ()))
+        options = {name: recipe[name] for name in _HOW if name in recipe}
+        for name, option in (("crops", "crop_size"), ("frontal", "frontal_size")):
+            if name in self._shapes:
+                options[option], _, channels = self._shapes[name]
+                options["crop_color"] = "gray" if channels == 1 else "rgb"
+        return {**options, "align": "face", "outputs": tuple(sorted(outputs))}
+
+
+def _part(data: Data) -> str:
+    """Where a model looks that does not look at all of a clip."""
+    first, last = data.keep
+    return "" if (first, last) == (0, 1) else f" from {first:.0%} to {last:.0%} of the clip"
 
 
 def load_predictor(run: str | Path) -> Predictor:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import hashlib
 import json
 import os
 import re
-import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,19 @@ import jax
 import numpy as np
 
 from fer_jax.data import corpus, extracted
-from fer_jax.data.samples import clip_samples, decoded, streams_of
+from fer_jax.data.samples import Shapes, streams_of
 from fer_jax.errors import UserError
-from fer_jax.evaluation.inference import make_inference
+from fer_jax.evaluation.inference import Sample, data_of, each, make_inference, samples_of
+from fer_jax.models.cost import batch_shapes
 from fer_jax.records import Clip, frame_record
 from fer_jax.training import loop
 from fer_jax.training.run_directory import LoadedRun, write_text
+
+#: extracted.json while the shards are being written.
+_PARTIAL = "partial.json"
+_LOCK = ".lock"
+#: Frames that are embedded together, at least: several batches.
+_FRAMES = 1024
 
 
 class Embedder:
@@ -32,45 +40,57 @@ class Embedder:
       size: D.
 
     Raises:
-      UserError: the run's network reads sequences.
+      UserError: the run's network reads sequences, or what another network extracted.
     """
 
-    def __init__(self, loaded: LoadedRun):
-        if loaded.inputs.frames != 1:
+    def __init__(self, loaded: LoadedRun) -> None:
+        inputs, name = loaded.inputs, loaded.experiment.name
+        if inputs.frames != 1:
             raise UserError(
-                f"{loaded.experiment.name} reads {loaded.inputs.frames} frames at once: features "
-                "of every frame need a network of single images (data.length=frames)"
+                f"{name} reads {inputs.frames} frames at once: features of every frame need a "
+                "network of single images (data.length=frames)"
+            )
+        if loaded.facts["extracted"]:
+            raise UserError(
+                f"{name} reads {loaded.experiment.data.features} itself: features of every frame "
+                "need a network of images"
             )
         # Every frame, whatever the run trained on; what the network is to find is no input.
         self._data = dataclasses.replace(
-            loaded.experiment.data, length="frames", keep=(0.0, 1.0), landmarks=False
+            data_of(loaded), length="frames", keep=(0.0, 1.0), landmarks=False
         )
-        self._shapes = {k: tuple(v) for k, v in loaded.facts["image_shapes"].items()}
         self._infer = make_inference(loaded)
         self.streams = streams_of(self._data)
-        blank = {name: np.zeros((1, *shape), kind) for name, shape, kind in self._blank()}
-        self.size = int(self._infer([(blank, np.ones(1, bool))]).embedding.shape[1])
+        outputs, _ = jax.eval_shape(
+            lambda batch: loaded.model.apply(
+                loaded.variables, batch, train=False, key=jax.random.key(0)
+            ),
+            batch_shapes(inputs, 1),
+        )
+        self.size: int = outputs.embedding.shape[1]
 
-    def _blank(self) -> list[tuple[str, tuple[int, ...], Any]]:
-        from fer_jax.data.geometry import raw_shape
+    def embed(self, clips: Iterable[Clip], shapes: Shapes) -> list[np.ndarray]:
+        """f32[T, D] of each clip; NaN where a frame lacks what the network reads.
 
-        found: list[tuple[str, tuple[int, ...], Any]] = []
-        if self._data.features != "none":
-            found.append(("raw", raw_shape(self._data.features), np.float32))
-        return found + [(name, self._shapes[name], np.uint8) for name in self._data.images]
+        Args:
+          shapes: H, W, C of the clips' images, by stream.
+        """
+        features: list[np.ndarray] = []
+        places: list[np.ndarray] = []
 
-    def clip(self, clip: Clip) -> np.ndarray:
-        """f32[T, D]; NaN where a frame lacks what the network reads."""
-        found = clip_samples(clip, self._data, self._shapes)
-        streams = decoded(found.streams, self._shapes)
-        out = np.full((clip.frames, self.size), np.nan, np.float32)
-        if len(found.usable):
-            each = (
-                ({name: values[t : t + 1] for name, values in streams.items()}, np.ones(1, bool))
-                for t in range(len(found.usable))
-            )
-            out[found.usable] = self._infer(each).embedding
-        return out
+        def samples() -> Iterator[Sample]:
+            for clip in clips:
+                found = samples_of(clip, self._data, shapes)
+                features.append(np.full((clip.frames, self.size), np.nan, np.float32))
+                places.append(found.usable)
+                yield from each(found)
+
+        embedding, start = self._infer(samples()).embedding, 0
+        for values, usable in zip(features, places, strict=True):
+            if len(usable):
+                values[usable] = embedding[start : start + len(usable)]
+                start += len(usable)
+        return features
 
 
 def weights_sha256(loaded: LoadedRun) -> str:
@@ -97,16 +117,17 @@ def extract(
       run: a run directory of a single-image network.
       records: a record directory with the streams that it reads.
       name: letters, digits, ".", "_" and "-".
+      on_progress: called with clips done, clips in all and the shard's name.
 
     Returns:
-      {"features": "extracted/NAME-SIZE", "dir", "clips", "frames", "run"}; features is what a
-      config's data.features is set to.
+      {"features": "extracted/NAME-SIZE", "dir", "clips", "run"}; features is what a config's
+      data.features is set to.
 
     Raises:
-      UserError: no such run or records, a stream is missing, the name cannot be one, or NAME-SIZE
-        holds another network's features.
+      UserError: no such run or records, a stream is missing, the name cannot be one, NAME-SIZE
+        holds another network's features, or another process is writing it.
     """
-    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name):
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name, re.ASCII):
         raise UserError(f"--name {name}: use letters, digits, '.', '_' and '-'")
     loaded = loop.load_run(run)
     embedder = Embedder(loaded)
@@ -121,49 +142,75 @@ def extract(
         "weights_sha256": weights_sha256(loaded),
         "data_sha256": clips.data_sha256,
     }
-    _prepare(out, facts)
-    frames = done = 0
-    start = 0
-    for shard, length in zip(clips.shards, clips.shard_lengths, strict=True):
-        path = out / shard.name
-        if not path.is_file():
+    with _locked(out):
+        _claim(out, facts)
+        done = 0
+        for shard, length in zip(clips.shards, clips.shard_lengths, strict=True):
+            path = out / shard.name
+            if path.is_file():
+                done += length
+                continue
             temporary = path.with_name(f".{path.name}.tmp")
             with open(temporary, "wb") as file:
-                for clip in (clips[i] for i in range(start, start + length)):
-                    values = embedder.clip(clip)
-                    file.write(frame_record(extracted.encode(clip.clip_id, values)))
-                    frames, done = frames + len(values), done + 1
+                for some in _together(clips[i] for i in range(done, done + length)):
+                    embedded = embedder.embed(some, clips.image_shapes)
+                    for clip, values in zip(some, embedded, strict=True):
+                        file.write(frame_record(extracted.encode(clip.clip_id, values)))
+                    done += len(some)
                     if on_progress is not None:
-                        on_progress(start + done, len(clips), f"{frames} frames")
+                        on_progress(done, len(clips), shard.name)
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(path)
-        start, done = start + length, 0
-    write_text(out / extracted.FACTS, json.dumps(facts, indent=1) + "\n")
-    (out / _PARTIAL).unlink(missing_ok=True)
-    return {"features": features, "dir": str(out), "clips": len(clips), "frames": frames,
-            "run": str(run)}  # fmt: skip
+        write_text(out / extracted.FACTS, json.dumps(facts, indent=1) + "\n")
+        (out / _PARTIAL).unlink(missing_ok=True)
+    return {"features": features, "dir": str(out), "clips": len(clips), "run": str(run)}
 
 
-#: extracted.json while the shards are being written.
-_PARTIAL = "partial.json"
+def _together(clips: Iterable[Clip]) -> Iterator[list[Clip]]:
+    """The clips in order, so many at once that their frames fill batches."""
+    some: list[Clip] = []
+    for clip in clips:
+        some.append(clip)
+        if sum(clip.frames for clip in some) >= _FRAMES:
+            yield some
+            some = []
+    if some:
+        yield some
 
 
-def _prepare(out: Path, facts: dict[str, Any]) -> None:
-    """Makes the directory, or finds in it the beginning of the same work."""
-    same = ("weights_sha256", "data_sha256")
-    for name in (extracted.FACTS, _PARTIAL):
-        if (out / name).is_file():
-            before = json.loads((out / name).read_text())
-            if any(before[key] != facts[key] for key in same):
-                if name == _PARTIAL:
-                    shutil.rmtree(out)
-                    break
-                raise UserError(
-                    f"{out} holds the features of another network or of other records "
-                    f"({before['experiment']}, {before['run']}): choose another --name, or delete "
-                    "that directory"
-                )
+@contextmanager
+def _locked(out: Path) -> Iterator[None]:
+    """Makes the directory, and keeps other extractions away from it."""
     out.mkdir(parents=True, exist_ok=True)
-    if not (out / extracted.FACTS).is_file():
-        write_text(out / _PARTIAL, json.dumps(facts, indent=1) + "\n")
+    with open(out / _LOCK, "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(
+                f"another process is extracting into {out}: wait for it or stop it"
+            ) from None
+        yield
+
+
+def _claim(out: Path, facts: dict[str, Any]) -> None:
+    """Empties the directory, unless the beginning of the same work lies in it.
+
+    Raises:
+      UserError: it holds all features of another network or of other records.
+    """
+    for name in (extracted.FACTS, _PARTIAL):
+        if not (out / name).is_file():
+            continue
+        before = extracted.read_facts(out / name)
+        if all(before[key] == facts[key] for key in ("weights_sha256", "data_sha256")):
+            return
+        if name == extracted.FACTS:
+            raise UserError(
+                f"{out} holds the features of another network or of other records (made by "
+                f"{before['run']}): choose another --name, or delete that directory"
+            )
+    for path in out.iterdir():
+        if path.name != _LOCK:
+            path.unlink()
+    write_text(out / _PARTIAL, json.dumps(facts, indent=1) + "\n")

@@ -18,6 +18,7 @@ from fer_jax.errors import UserError
 from fer_jax.evaluation.confidence import clustered_intervals
 from fer_jax.evaluation.inference import each, make_inference
 from fer_jax.evaluation.provenance import code_version, hardware
+from fer_jax.labels import LabelSpace, make_label_space
 from fer_jax.records import Clip
 from fer_jax.training import loop, metrics
 from fer_jax.training.run_directory import write_text
@@ -28,7 +29,11 @@ FEW_CLUSTERS = 10
 
 
 def evaluate(
-    run: str | Path, data: str | Path | None = None, *, split: str = "test"
+    run: str | Path,
+    data: str | Path | None = None,
+    *,
+    split: str = "test",
+    labels: str = "",
 ) -> dict[str, Any]:
     """Evaluate the best checkpoint of a run and write what it found into the run directory.
 
@@ -43,6 +48,8 @@ def evaluate(
       run: a run directory.
       data: a record directory; None is the one that the run was trained on.
       split: "train", "validation" or "test" of the run's own protocol; its own records only.
+      labels: a coarser label space, whose classes' probabilities are the sums of the run's own
+        (paper 4's three classes of seven); its files lie in `<...>/evaluations/<labels>/`.
 
     Returns:
       the content of metrics.json: accuracy, uar, macro_f1, per_class, n and confusion (see
@@ -89,12 +96,15 @@ def evaluate(
     if not len(indices):
         what = f"no {split} part" if own else f"no clip that {run} did not see in training"
         raise UserError(f"{where}: there is {what} to evaluate")
-    samples = make_samples(clips, indices, loaded.label_space, experiment.data)
+    label_space, merge = _merged(loaded.label_space, labels)
+    if labels:
+        out = out / "evaluations" / labels
+    samples = make_samples(clips, indices, label_space, experiment.data)
 
     infer = make_inference(loaded, BATCH)
     prediction = infer(each(samples))
-    probabilities = np.asarray(prediction.probabilities)
-    found = _metrics(loaded.classes, probabilities, samples, clips)
+    probabilities = np.asarray(prediction.probabilities) @ merge
+    found = _metrics(label_space.classes, probabilities, samples, clips)
     if experiment.data.landmarks:
         found["landmark_error"] = float(np.mean(prediction.landmark_error))
     found |= {
@@ -115,12 +125,32 @@ def evaluate(
         "experiment": experiment.name,
         "epoch": loaded.epoch,
     }
-    if experiment.reported and own and split == "test":
+    if experiment.reported and own and split == "test" and not labels:
         found["reported"] = dict(experiment.reported)
     out.mkdir(parents=True, exist_ok=True)
-    write_text(out / "predictions.csv", _predictions(loaded.classes, probabilities, samples, clips))
+    table = _predictions(label_space.classes, probabilities, samples, clips)
+    write_text(out / "predictions.csv", table)
     write_text(out / "metrics.json", json.dumps(found, indent=1) + "\n")
     return found
+
+
+def _merged(own: LabelSpace, labels: str) -> tuple[LabelSpace, np.ndarray]:
+    """The label space of that name, and f32[K, K'] that sums a run's probabilities to its classes.
+
+    Raises:
+      UserError: no such label space, or it has no class for one of the run's.
+    """
+    if not labels:
+        return own, np.eye(len(own.classes), dtype=np.float32)
+    space = make_label_space(labels, own.classes)
+    place = [space.index(word) for word in own.classes]
+    if None in place:
+        lost = own.classes[place.index(None)]
+        raise UserError(
+            f"--labels {labels} has no class for {lost}: the run's classes are "
+            f"{', '.join(own.classes)}, those of {labels} {', '.join(space.classes)}"
+        )
+    return space, np.eye(len(space.classes), dtype=np.float32)[place]
 
 
 def _metrics(

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 
 import jax
 import numpy as np
 
-from fer_jax.data.samples import Samples
+from fer_jax.config import Data
+from fer_jax.data.samples import ClipSamples, Samples, Shapes, clip_samples, decoded
+from fer_jax.errors import UserError
+from fer_jax.records import Clip
 from fer_jax.training.run_directory import LoadedRun
 from fer_jax.training.steps import Prediction, make_predictor
 
@@ -18,7 +22,26 @@ Sample = tuple[Mapping[str, np.ndarray], np.ndarray]
 _BUDGET = 64 << 20
 
 
-def each(samples: Samples) -> Iterator[Sample]:
+def data_of(loaded: LoadedRun) -> Data:
+    """How a run reads clips, of whatever records: its images have the side that it trained on."""
+    data = loaded.experiment.data
+    return dataclasses.replace(data, image_size=loaded.inputs.image_shape[0])
+
+
+def samples_of(clip: Clip, data: Data, shapes: Shapes) -> ClipSamples:
+    """`clip_samples` with the images decoded, u8[U, H, W, C].
+
+    Raises:
+      UserError: an image is damaged or not of the stated shape.
+    """
+    found = clip_samples(clip, data, shapes)
+    try:
+        return found._replace(streams=decoded(found.streams, shapes))
+    except UserError as error:
+        raise UserError(f"{clip.clip_id}: {error}") from error
+
+
+def each(samples: Samples | ClipSamples) -> Iterator[Sample]:
     """The samples one by one."""
     for rows, mask in zip(samples.rows, samples.frame_mask, strict=True):
         yield {name: values[rows] for name, values in samples.streams.items()}, mask
@@ -30,7 +53,8 @@ def make_inference(loaded: LoadedRun, batch: int = 128) -> Callable[[Iterable[Sa
     A sample's numbers do not depend on the others: padding fills the last batch. Samples of large
     images go in smaller batches.
     """
-    predict = make_predictor(loaded.model, loaded.experiment, loaded.statistics)
+    experiment = dataclasses.replace(loaded.experiment, data=data_of(loaded))
+    predict = make_predictor(loaded.model, experiment, loaded.statistics)
     inputs = loaded.inputs
     size = 4 * len(inputs.images) * inputs.frames * int(np.prod(inputs.image_shape))
     batch = max(1, min(batch, _BUDGET // size)) if size else batch

@@ -32,6 +32,12 @@ def result_row(run: str | Path) -> dict[str, Any]:
     for name in _FIGURES:
         low, high = metrics["ci95"][name]
         row |= {name: f"{metrics[name]:.4f}", f"{name}_ci95": f"{low:.4f}-{high:.4f}"}
+    more = {
+        "clip_accuracy": metrics.get("by_clip", {}).get("accuracy"),
+        "vote_accuracy": metrics.get("by_vote", {}).get("accuracy"),
+        "landmark_error": metrics.get("landmark_error"),
+    }
+    row |= {name: "" if value is None else f"{value:.4f}" for name, value in more.items()}
     row |= {
         "subject_overlap": metrics["subject_overlap"],
         "twin_overlap": metrics["twin_overlap"],
@@ -56,7 +62,8 @@ def append_row(run: str | Path, table: Path) -> Path:
         with table.open(newline="") as file:
             reader = csv.DictReader(file)
             rows = list(reader)
-            if list(reader.fieldnames or ()) != list(row):
+            # An older table may lack columns that came later.
+            if not set(reader.fieldnames or ()) <= set(row):
                 raise UserError(f"{table} has other columns than a table of results: name another")
     same = ("experiment", "command", "hardware")
     rows = [old for old in rows if any(old[name] != row[name] for name in same)]

@@ -49,9 +49,10 @@ def initial_variables(
     params, stats = flatten(variables["params"]), flatten(variables["stats"])
     ours = {**params, **stats}
     if init.run:
-        source, keras = init.run, None
-        there = load_run(init.run).variables
-        theirs = {**flatten(there["params"]), **flatten(there["stats"])}
+        source, keras, theirs = ", ".join(init.run), None, {}
+        for run in init.run:
+            there = load_run(run).variables
+            theirs = {**flatten(there["params"]), **flatten(there["stats"]), **theirs}
     else:
         source, theirs = init.weights, weights.read_weights(init.weights)
         keras = None if source.lower().endswith(".safetensors") else settings

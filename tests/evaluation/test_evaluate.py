@@ -172,3 +172,27 @@ def test_render_shows_the_paper_beside(tiny_run) -> None:
     assert accuracy.endswith("0.9000")
     assert "0.3333" in text
     assert "3 subjects: so few make them too narrow" in text
+
+
+def test_classes_can_be_summed_to_coarser_ones(run: Path) -> None:
+    """happy, sad, neutral of the run to paper 5's happy, unknown and sad."""
+    import csv
+
+    from fer_jax.errors import UserError
+    from fer_jax.evaluation.evaluate import evaluate
+
+    evaluate(run)
+    found = evaluate(run, labels="attrah3")
+    assert found["classes"] == ["happy", "unknown", "sad"]
+
+    def table(path: Path) -> list[dict]:
+        with path.open(newline="") as file:
+            return list(csv.DictReader(file))
+
+    fine = table(run / "predictions.csv")
+    coarse = table(run / "evaluations" / "attrah3" / "predictions.csv")
+    for a, b in zip(fine, coarse, strict=True):
+        assert b["p_unknown"] == a["p_neutral"] and b["p_happy"] == a["p_happy"]
+        assert b["truth"] == {"neutral": "unknown"}.get(a["truth"], a["truth"])
+    with pytest.raises(UserError, match=r"oulu6 has no class for neutral"):
+        evaluate(run, labels="oulu6")

@@ -27,6 +27,18 @@ def test_a_run_is_one_row_and_repeating_it_replaces_it(tiny_run, tmp_path):
         assert row[name] == metrics[name]
 
 
+def test_an_older_table_gets_the_new_columns(tiny_run, tmp_path):
+    from fer_jax.evaluation.results import append_row
+
+    table = tmp_path / "table.csv"
+    table.write_text("experiment,command,hardware\nold,fer-jax train x.py,a CPU\n")
+    append_row(tiny_run.dir, table)
+    with table.open(newline="") as file:
+        old, new = csv.DictReader(file)
+    assert (old["experiment"], old["accuracy"], new["experiment"]) == ("old", "", "tiny")
+    assert float(new["vote_accuracy"]) > 0
+
+
 def test_another_kind_of_table_and_a_run_without_metrics_are_refused(tiny_run, tmp_path):
     from fer_jax.evaluation.results import append_row
 
