@@ -1,15 +1,18 @@
 """EmotionalDAN (paper 4): landmarks and emotion by one network, second stage on the first.
 
-Records: fer-jax preprocess CORPUS RAW records/ --outputs landmarks,crops --crop-size 224
+Records: fer-jax preprocess CORPUS RAW records/ --outputs landmarks,crops --crop-size 224 \\
+             --crop-color gray
 Run:     fer-jax train configs/emotionaldan2018_stage1.py --data.dir records/ --out STAGE1
          fer-jax train configs/emotionaldan2018.py --data.dir records/ --train.init.run STAGE1
 
 Stage 1 is frozen; stage 2 sees the picture warped to the mean shape, the landmark heat map and the
 feature image, and gives the landmarks' correction and seven classes: loss 0.4 landmark error + 0.6
 cross-entropy (the published code has 0.5 and 0.5), plain SGD with a triangular rate 1e-4 to 5e-2
-(docs/reproduction.md 4.2, 4.3). Three classes: --data.labels affectnet3. Without the landmark term:
---train.loss.landmarks 0 --train.loss.emotion 1. Trained on AffectNet the paper reports 73.6 % on
-CK+, 46.5 % on JAFFE and 62.0 % on ISED; none of them is here.
+(docs/reproduction.md 4.2, 4.3). Three classes: evaluate --labels affectnet3 sums the seven,
+--data.labels affectnet3 trains for three. Without the landmark term: --train.loss.landmarks 0
+--train.loss.emotion 1. Trained on AffectNet the paper reports 73.6 % on CK+, 46.5 % on JAFFE and
+62.0 % on ISED; none of them is here. The rate's half cycle of 10,000 steps is AffectNet's; for a
+smaller corpus lower --optim.half_cycle.
 """
 
 from fer_jax.config import (

@@ -1,13 +1,14 @@
 """EmotionalDAN (paper 4), first stage: the landmarks alone.
 
-Records: fer-jax preprocess CORPUS RAW records/ --outputs landmarks,crops --crop-size 224
+Records: fer-jax preprocess CORPUS RAW records/ --outputs landmarks,crops --crop-size 224 \\
+             --crop-color gray
 Run:     fer-jax train configs/emotionaldan2018_stage1.py --data.dir records/ --out STAGE1
          fer-jax train configs/emotionaldan2018.py --data.dir records/ --train.init.run STAGE1
 
 One stage of the Deep Alignment Network on 224x224 gray pictures, from the training set's mean
 shape: Adam 1e-3 on the landmark error in inter-pupil distances, chosen by the validation landmark
 error (docs/reproduction.md 4.3). It says nothing of emotions. 112 pixels, as DAN:
---data.image_size 112.
+--data.image_size 112, in both stages.
 """
 
 from fer_jax.config import (

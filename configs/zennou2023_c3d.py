@@ -4,7 +4,8 @@ Records: fer-jax preprocess CORPUS RAW records/ --outputs crops --crop-size 112
 Run:     fer-jax train configs/zennou2023_c3d.py --data.dir records/
 
 Windows of 5 consecutive frames; the published code's pooling, which has no window from the third
-layer on (docs/reproduction.md 3.3). Reported 0.2000 on Oulu-CASIA, 0.1281 on SASE-FE's 12 classes.
+pool on (docs/reproduction.md 3.3). Reported 0.2000 on Oulu-CASIA, 0.1281 on SASE-FE's 12 classes,
+both on frontal views: --data.images frontal, with records of --outputs crops,frontal.
 """
 
 from fer_jax.config import C3D, Augment, Data, Experiment, Optim, Protocol, Train

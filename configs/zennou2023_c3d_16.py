@@ -3,7 +3,7 @@
 Records: fer-jax preprocess CORPUS RAW records/ --outputs crops --crop-size 112
 Run:     fer-jax train configs/zennou2023_c3d_16.py --data.dir records/
 
-Like configs/zennou2023_c3d.py with windows of 16 frames and 2x2x2 pools.
+Like configs/zennou2023_c3d.py with windows of 16 frames of the whole clip and 2x2x2 pools.
 """
 
 from fer_jax.config import C3D, Augment, Data, Experiment, Optim, Protocol, Train
@@ -13,7 +13,6 @@ def experiment() -> Experiment:
     return Experiment(
         name="zennou2023_c3d_16",
         paper="zennou2023",
-        reported={"accuracy": 0.2},
         data=Data(
             labels="oulu6",
             features="none",
@@ -22,7 +21,6 @@ def experiment() -> Experiment:
             pixels="1/224",
             length="windows",
             frames=16,
-            keep=(0.5, 0.8),
             augment=Augment(flip=True, shear=0.2, zoom=0.2),
         ),
         protocol=Protocol(name="subject", validation=0.1, test=0.1),

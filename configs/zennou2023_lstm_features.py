@@ -7,7 +7,8 @@ Run:     fer-jax train configs/zennou2023_vgg_face.py --data.dir records/ --out 
 
 Windows of 5 consecutive frames; ReLU layers of 512 with dropout 0.5 on their inputs. The components
 are of the training frames only. The published code throws its PCA away and reads all 4096 features
-(docs/reproduction.md 3.2): --data.pca 0.
+(docs/reproduction.md 3.2): --data.pca 0. The paper's CNN is that of frontal views: train it with
+--data.images frontal, on records of --outputs crops,frontal.
 """
 
 from fer_jax.config import LSTM, Data, Experiment, Optim, Protocol, Train

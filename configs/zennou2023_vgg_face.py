@@ -11,7 +11,8 @@ Its other rows:
   all frozen, 3 dense      --model.pooling flatten (or average)
   all frozen, no dense     --model.dense "" --model.pooling flatten (or average, max)
 The frontal picture: --data.images frontal, with records of --outputs crops,frontal. The weight file
-is yours to bring: VGG-Face's terms allow no copy here; without it the frozen layers are random.
+is yours to bring: VGG-Face's terms allow no copy here; without it the frozen layers are random. One
+that has dense layers too needs --train.init.skip "fc*,classifier".
 The paper selects by the person-disjoint validation part, whose figure it calls test accuracy.
 """
 

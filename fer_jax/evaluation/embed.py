@@ -125,10 +125,10 @@ def extract(
 
     Raises:
       UserError: no such run or records, a stream is missing, the name cannot be one, NAME-SIZE
-        holds another network's features, or another process is writing it.
+        holds another network's features, cannot be written, or another process is writing it.
     """
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name, re.ASCII):
-        raise UserError(f"--name {name}: use letters, digits, '.', '_' and '-'")
+        raise UserError(f"--name {name!r}: use letters, digits, '.', '_' and '-'")
     loaded = loop.load_run(run)
     embedder = Embedder(loaded)
     clips = corpus.load(records, streams=embedder.streams)
@@ -142,29 +142,42 @@ def extract(
         "weights_sha256": weights_sha256(loaded),
         "data_sha256": clips.data_sha256,
     }
-    with _locked(out):
-        _claim(out, facts)
-        done = 0
-        for shard, length in zip(clips.shards, clips.shard_lengths, strict=True):
-            path = out / shard.name
-            if path.is_file():
-                done += length
-                continue
-            temporary = path.with_name(f".{path.name}.tmp")
-            with open(temporary, "wb") as file:
-                for some in _together(clips[i] for i in range(done, done + length)):
-                    embedded = embedder.embed(some, clips.image_shapes)
-                    for clip, values in zip(some, embedded, strict=True):
-                        file.write(frame_record(extracted.encode(clip.clip_id, values)))
-                    done += len(some)
-                    if on_progress is not None:
-                        on_progress(done, len(clips), shard.name)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        write_text(out / extracted.FACTS, json.dumps(facts, indent=1) + "\n")
-        (out / _PARTIAL).unlink(missing_ok=True)
+    try:
+        with _locked(out):
+            _claim(out, facts)
+            _write_shards(embedder, clips, out, on_progress)
+            write_text(out / extracted.FACTS, json.dumps(facts, indent=1) + "\n")
+            (out / _PARTIAL).unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write {out}: {error.strerror or error}") from error
     return {"features": features, "dir": str(out), "clips": len(clips), "run": str(run)}
+
+
+def _write_shards(
+    embedder: Embedder,
+    clips: corpus.Corpus,
+    out: Path,
+    on_progress: Callable[[int, int, str], None] | None,
+) -> None:
+    """A file of features for each shard that has none."""
+    done = 0
+    for shard, length in zip(clips.shards, clips.shard_lengths, strict=True):
+        path = out / shard.name
+        if path.is_file():
+            done += length
+            continue
+        temporary = path.with_name(f".{path.name}.tmp")
+        with open(temporary, "wb") as file:
+            for some in _together(clips[i] for i in range(done, done + length)):
+                embedded = embedder.embed(some, clips.image_shapes)
+                for clip, values in zip(some, embedded, strict=True):
+                    file.write(frame_record(extracted.encode(clip.clip_id, values)))
+                done += len(some)
+                if on_progress is not None:
+                    on_progress(done, len(clips), shard.name)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
 
 
 def _together(clips: Iterable[Clip]) -> Iterator[list[Clip]]:

@@ -140,8 +140,8 @@ def _backward(
 ) -> tuple[jax.Array, jax.Array]:
     x, kernel = kept
 
-    wide = dy.astype(_wide(dy))
-    dx = over.join([wide * tap for tap in _taps(kernel)]).astype(x.dtype)
+    wide, taps = dy.astype(_wide(dy)), _taps(kernel)
+    dx = over.join(lambda k, dy: dy * taps[k], wide).astype(x.dtype)
 
     def of_some(rows: tuple[jax.Array, jax.Array]) -> list[jax.Array]:
         x, dy = rows

@@ -74,21 +74,22 @@ def _max_of_slices(over: Windows, x: jax.Array) -> jax.Array:
     return reduce(jnp.maximum, over.split(x, -jnp.inf))
 
 
-def _max_forward(over: Windows, x: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    y = reduce(jnp.maximum, over.split(x, -jnp.inf))
-    return y, (x, y)
+def _max_forward(over: Windows, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    parts = over.split(x, -jnp.inf)
+    y = reduce(jnp.maximum, parts)
+    # Where in its window the maximum is: a byte an element to keep, rather than x and y.
+    kind = np.min_scalar_type(len(parts))
+    first = jnp.full(y.shape, len(parts) - 1, kind)
+    for k in range(len(parts) - 2, -1, -1):
+        first = jnp.where(parts[k] == y, jnp.asarray(k, kind), first)
+    return y, first
 
 
-def _max_backward(
-    over: Windows, kept: tuple[jax.Array, jax.Array], dy: jax.Array
-) -> tuple[jax.Array]:
-    x, y = kept
-    parts, left, zeros = [], dy, jnp.zeros_like(dy)
-    for each in over.split(x, -jnp.inf):
-        hit = each == y
-        parts.append(jnp.where(hit, left, zeros))
-        left = jnp.where(hit, zeros, left)
-    return (over.join(parts),)
+def _max_backward(over: Windows, first: jax.Array, dy: jax.Array) -> tuple[jax.Array]:
+    def part(k: int, first: jax.Array, dy: jax.Array) -> jax.Array:
+        return jnp.where(first == k, dy, jnp.zeros_like(dy))
+
+    return (over.join(part, first, dy),)
 
 
 _max_of_slices.defvjp(_max_forward, _max_backward)
@@ -111,7 +112,7 @@ def _sum_forward(over: Windows, x: jax.Array) -> tuple[jax.Array, None]:
 
 def _sum_backward(over: Windows, kept: None, dy: jax.Array) -> tuple[jax.Array]:
     del kept
-    return (over.join([dy] * len(list(over.offsets))),)
+    return (over.join(lambda k, dy: dy, dy),)
 
 
 _sum_of_slices.defvjp(_sum_forward, _sum_backward)

@@ -1,16 +1,15 @@
 """Sliding windows over images and volumes as whole-array slices.
 
 XLA's CPU backend runs windowed reductions, their gradients and grouped convolutions many times
-slower than the arithmetic takes. Here the k-th element of every window is one strided slice, so
-that pooling and depthwise convolution become elementwise expressions, which XLA fuses into one
-vectorised loop; and what flows back into such slices is added up phase by phase before it is
-spread over the input, which spares most of the interior padding of the slices' own gradients.
+slower than the arithmetic takes. Here an array is padded once and the k-th element of every window
+is one strided slice of it, so that pooling, depthwise convolution and what flows back through them
+are elementwise expressions, which XLA fuses into vectorised loops.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from typing import Literal
@@ -71,22 +70,27 @@ class Windows:
             slices.append(lax.slice(x, start, (n, *stop, channels), steps))
         return slices
 
-    def join(self, parts: Sequence[jax.Array]) -> jax.Array:
-        """The transpose of `split`: adds every part where its slice came from."""
-        axes = zip(self.shape, self.strides, self.counts, strict=True)
-        # A phase, the places that are alike modulo the stride, is dense: parts are added there,
-        # and each phase is spread over the input once.
+    def join(self, part: Callable[..., jax.Array], *arrays: jax.Array) -> jax.Array:
+        """The transpose of `split`: what every window gives its places, added up, [N, *sizes, C].
+
+        Args:
+          part: (k, *arrays) -> what the windows give their k-th place; elementwise, and zero where
+            the arrays are.
+          arrays: [N, *counts, C].
+        """
+        axes = list(zip(self.shape, self.strides, self.counts, strict=True))
+        # The places that are alike modulo the stride, a phase, are dense: they get what slices of
+        # the padded windows give them, and each phase is spread over the input once.
         blocks = [-(-((count - 1) * s + w) // s) for w, s, count in axes]
+        room = [block - count for block, count in zip(blocks, self.counts, strict=True)]
+        arrays = tuple(_pad(array, [(n, n, 0) for n in room]) for array in arrays)
         phases: dict[tuple[int, ...], jax.Array] = {}
-        for offset, part in zip(self.offsets, parts, strict=True):
+        for k, offset in enumerate(self.offsets):
             phase = tuple(o % s for o, s in zip(offset, self.strides, strict=True))
-            shift = [o // s for o, s in zip(offset, self.strides, strict=True)]
-            inner = [
-                (by, block - by - count, 0)
-                for by, block, count in zip(shift, blocks, self.counts, strict=True)
-            ]
-            part = _pad(part, inner)
-            phases[phase] = phases[phase] + part if phase in phases else part
+            first = [n - o // s for n, o, s in zip(room, offset, self.strides, strict=True)]
+            here = tuple(slice(at, at + block) for at, block in zip(first, blocks, strict=True))
+            given = part(k, *(array[:, *here] for array in arrays))
+            phases[phase] = phases[phase] + given if phase in phases else given
 
         def spread(phase: tuple[int, ...], x: jax.Array) -> jax.Array:
             axes = zip(phase, self.low, self.sizes, blocks, self.strides, strict=True)

@@ -1,0 +1,326 @@
+"""Prediction by networks of images, of windows and of what another network extracted."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import dataclasses
+import io
+import json
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+import fer_jax
+from fer_jax import config
+from fer_jax.cli import main
+from fer_jax.data import corpus
+from fer_jax.errors import UserError
+from fer_jax.records import Clip, encode
+from fer_jax.training import loop
+from preprocessing import writer
+
+SIDE = 24
+BGR_MEAN = np.float32([93.5940, 104.7624, 129.1863])
+#: As `preprocess` notes it, with an option of another version.
+BUILD = {
+    "recipe.outputs": ["crops"], "recipe.crop_size": SIDE, "recipe.crop_color": "rgb",
+    "recipe.crop_format": "png", "recipe.crop_quality": 90, "recipe.align": "none",
+    "recipe.frontal_size": SIDE, "recipe.frontal_symmetry": "soft", "recipe.max_faces": 2,
+    "recipe.version": 7, "recipe.crop_perfume": "lavender",
+}  # fmt: skip
+
+CONFIG = """
+from fer_jax.config import C3D, LSTM, Checkpoint, Data, Experiment, Parallel, Protocol, Track
+from fer_jax.config import Train, Xception
+
+CNN = Xception(stem=(4, 4), stem_stride=1, entry=(6,), middle=0, exit=(), dense=6)
+PICTURES = dict(features="none", images=("crops",))
+DATA = {{
+    "cnn": Data(**PICTURES, length="frames", image_size=16, image_color="gray", pixels="standard"),
+    "c3d": Data(**PICTURES, length="windows", frames=3, keep=(0.3, 1.0), pixels="vgg-face"),
+    "lstm": Data(features="extracted/net-6", length="skip", frames=4),
+}}
+MODEL = {{
+    "cnn": CNN,
+    "c3d": C3D(widths=(8, 8, 8, 8, 8), pools="thesis", dense=()),
+    "lstm": LSTM(units=(5,)),
+}}
+
+
+def experiment():
+    return Experiment(
+        name="{name}",
+        data=DATA["{name}"],
+        model=MODEL["{name}"],
+        protocol=Protocol(name="official"),
+        train=Train(epochs=1, batch=8, monitor="train/loss"),
+        parallel=Parallel(devices=1),
+        checkpoint=Checkpoint(every_seconds=0),
+        track=Track(tensorboard=False),
+    )
+"""
+
+
+def make_clip(i: int) -> Clip:
+    """7 frames of noise, each of its own brightness, the second without a face."""
+    from PIL import Image
+
+    rng = np.random.default_rng(i)
+    found = np.arange(7) != 1
+    crops = []
+    for t, face in enumerate(found):
+        file = io.BytesIO()
+        pixels = rng.integers(0, 60, (SIDE, SIDE, 3)) + 30 * ((3 * t + i) % 7)
+        Image.fromarray(pixels.astype(np.uint8)).save(file, "png")
+        crops.append(file.getvalue() if face else None)
+    return Clip(
+        clip_id=f"noise/{i}", corpus="noise", subject=f"s{i}", emotion=("SAD", "HAP")[i % 2],
+        split=("train", "train", "test")[i % 3], source=f"{i}.mp4", width=64, height=64,
+        frame_index=np.arange(7, dtype="i4"), time_ms=np.arange(7, dtype="f4"),
+        face_found=found, box=np.zeros((7, 4), "f4"), crops=tuple(crops),
+    )  # fmt: skip
+
+
+def fer(*words: object) -> tuple[int, dict[str, Any]]:
+    """A command's exit code and its JSON."""
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        code = main([*map(str, words), "--json"])
+    return code, json.loads(printed.getvalue().splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    """Records and runs on them: a CNN, a C3D, and an LSTM on what the CNN extracted."""
+    root = tmp_path_factory.mktemp("images")
+    records = root / "records"
+    records.mkdir()
+    info = writer.write_shard(
+        records / writer.shard_name("noise", 0, 1), (encode(make_clip(i)) for i in range(6))
+    )
+    writer.write_dataset_info(
+        records, "noise", [6], info.bytes, ("crops",), {"crops": (SIDE, SIDE, 3)}, "png",
+        {"build": BUILD},
+    )  # fmt: skip
+    for name in ("cnn", "c3d", "lstm"):
+        (root / f"{name}.py").write_text(CONFIG.format(name=name))
+        if name == "lstm":
+            code, said = fer("extract", root / "cnn", records, "--name", "net")
+            assert (code, said["features"], said["clips"]) == (0, "extracted/net-6", 6)
+            words = [root / "lstm.py", "--out", root / "lstm", "--data.dir", records]
+            assert fer("train", *words)[0] == 0
+            continue
+        experiment = config.load_config(root / f"{name}.py", [("data.dir", str(records))])
+        loop.train(experiment, root / name)
+    return SimpleNamespace(
+        root=root, records=records, cnn=root / "cnn", c3d=root / "c3d", lstm=root / "lstm"
+    )
+
+
+def prepared(clip: Clip, run: Path, color: str) -> np.ndarray:
+    """f32[U, S, S, C] of 0-1: what the network sees of the frames with a face."""
+    from fer_jax.data import images
+
+    crops = images.decode([crop for crop in clip.crops or () if crop], (SIDE, SIDE, 3))
+    data = loop.load_run(run).experiment.data
+    return np.asarray(images.prepare(crops, dataclasses.replace(data, image_color=color)))
+
+
+def probabilities(run: Path, pixels: np.ndarray) -> np.ndarray:
+    """f32[B, K] of samples f32[B, T, S, S, C], straight from the network."""
+    loaded = loop.load_run(run)
+    batch = {"frames": {"crops": pixels}, "frame_mask": np.ones(pixels.shape[:2], bool)}
+    apply = jax.jit(loaded.model.apply, static_argnames="train")
+    outputs, _ = apply(loaded.variables, batch, train=False, key=jax.random.key(0))
+    return np.asarray(jax.nn.softmax(outputs.logits))
+
+
+def test_a_network_of_images_is_asked_frame_by_frame(made: SimpleNamespace) -> None:
+    predictor, clip = fer_jax.load(made.cnn), corpus.load(made.records)[3]
+    assert predictor.streams == ("crops",)
+    found = predictor.frames(clip)
+    assert found.shape == (7, 2)
+    np.testing.assert_array_equal(np.isnan(found).all(1), ~clip.face_found)
+    statistics = loop.load_run(made.cnn).statistics
+    mean, std = (np.asarray(statistics[f"crops_{name}"])[None] for name in ("mean", "std"))
+    pixels = (prepared(clip, made.cnn, "gray") - mean) / std
+    wanted = probabilities(made.cnn, pixels[:, None])
+    assert np.ptp(wanted[:, 0]) > 1e-3
+    np.testing.assert_allclose(found[clip.face_found], wanted, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(predictor.clip(clip), wanted.mean(0), rtol=1e-4, atol=1e-6)
+
+
+def test_windows(made: SimpleNamespace) -> None:
+    predictor, clip = fer_jax.load(made.c3d), corpus.load(made.records)[0]
+    pixels = 255 * prepared(clip, made.c3d, "rgb")[..., ::-1] - BGR_MEAN
+    # Frames 2 to 6 of 7 are kept: five with a face, of six.
+    windows = np.stack([pixels[i : i + 3] for i in (1, 2, 3)])
+    wanted = probabilities(made.c3d, windows).mean(0)
+    np.testing.assert_allclose(predictor.clip(clip), wanted, rtol=1e-4, atol=1e-6)
+    # Frame by frame every face counts; the first is repeated until there are three.
+    ends = [pixels[[max(0, i - 2), max(0, i - 1), i]] for i in range(6)]
+    found = predictor.frames(clip)
+    np.testing.assert_array_equal(np.isnan(found).all(1), ~clip.face_found)
+    wanted = probabilities(made.c3d, np.stack(ends))
+    assert np.ptp(wanted[:, 0]) > 1e-3
+    np.testing.assert_allclose(found[clip.face_found], wanted, rtol=1e-4, atol=1e-6)
+
+
+def part_of(clip: Clip, frames: list[int]) -> Clip:
+    names = ("frame_index", "time_ms", "face_found", "box")
+    crops = tuple((clip.crops or ())[t] for t in frames)
+    return clip.replace(crops=crops, **{name: getattr(clip, name)[frames] for name in names})
+
+
+def test_clips_that_a_window_does_not_fit(made: SimpleNamespace) -> None:
+    predictor, clip = fer_jax.load(made.c3d), corpus.load(made.records)[0]
+    short = part_of(clip, [2, 3, 1, 4])
+    assert np.isfinite(predictor.frames(short)).sum() == 6
+    with pytest.raises(
+        UserError,
+        match=r"^noise/0: the model reads windows of 3 frames, and there are 2 with a face "
+        r"from 30% to 100% of the clip: give a longer clip$",
+    ):
+        predictor.clip(short)
+    nobody = part_of(clip, [0, 0, 0, 1, 1, 1, 1, 1, 1, 1])
+    with pytest.raises(UserError, match=r"no face found in any of its 10 frames from 30% to 100%"):
+        predictor.clip(nobody)
+    with pytest.raises(UserError, match=r"noise/0: no face found in any of its 2 frames$"):
+        predictor.frames(part_of(clip, [1, 1]))
+    with pytest.raises(UserError, match="noise/0 has no crops: extract it with `--outputs crops`"):
+        predictor.clip(clip.replace(crops=None))
+
+
+def test_a_model_of_extracted_features_extracts_what_a_clip_lacks(made: SimpleNamespace) -> None:
+    predictor = fer_jax.load(made.lstm)
+    assert predictor.streams == ("extracted/net-6",)
+    records, pictures = (
+        corpus.load(made.records, streams=predictor.streams),
+        corpus.load(made.records),
+    )
+    with open(made.lstm / "predictions.csv", newline="") as file:
+        table = {row["clip_id"]: row for row in csv.DictReader(file)}
+    assert len(table) == 2
+    for there, raw in zip(records, pictures, strict=True):
+        assert raw.extracted is None and there.crops is None
+        verdict = predictor.clip(there)
+        np.testing.assert_allclose(predictor.clip(raw), verdict, rtol=1e-5)
+        np.testing.assert_allclose(predictor.frames(raw), predictor.frames(there), rtol=1e-5)
+        if row := table.get(raw.clip_id):
+            listed = [float(row[f"p_{name}"]) for name in predictor.classes]
+            np.testing.assert_allclose(verdict, listed, atol=2e-6)
+    with pytest.raises(UserError, match="noise/0 has no crops"):
+        predictor.clip(pictures[0].replace(crops=None))
+
+
+def test_sequences_have_no_features_of_a_frame(made: SimpleNamespace, fails) -> None:
+    for run, frames in ((made.c3d, 3), (made.lstm, 4)):
+        line = fails("extract", run, made.records, "--name", "x")
+        assert line.startswith(f"{run.name} reads {frames} frames at once: features of every frame")
+    assert [path.name for path in (made.records / "extracted").iterdir()] == ["net-6"]
+
+
+def test_where_the_features_network_is_gone(made: SimpleNamespace, tmp_path: Path, fails) -> None:
+    cnn, kept = made.cnn, tmp_path / "kept"
+    (tmp_path / "picture.png").touch()
+    words = ("predict", made.lstm, tmp_path / "picture.png")
+    reads = "the model reads extracted/net-6, "
+    cnn.rename(kept)
+    try:
+        line = fails(*words)
+        assert (
+            line == f"{reads}made by the network of {cnn}, which is not there any more: put it back"
+        )
+        clip = corpus.load(made.records, streams=("extracted/net-6",))[0]
+        assert np.isfinite(fer_jax.load(made.lstm).clip(clip)).all()
+        shutil.copytree(made.c3d, cnn)
+        line = fails(*words)
+        assert line.startswith(f"{reads}and {cnn} holds another network than the one")
+    finally:
+        shutil.rmtree(cnn, ignore_errors=True)
+        kept.rename(cnn)
+
+
+def test_a_file_is_extracted_as_the_training_records_were(made: SimpleNamespace) -> None:
+    from fer_jax.deploy.predict import Predictor
+    from preprocessing.extract import Recipe
+
+    wanted = {
+        "outputs": ("crops",), "align": "face", "crop_size": SIDE, "crop_color": "rgb",
+        "crop_format": "png", "crop_quality": 90, "frontal_symmetry": "soft", "max_faces": 2,
+    }  # fmt: skip
+    for run in (made.cnn, made.c3d, made.lstm):
+        assert fer_jax.load(run).extraction() == wanted
+    loaded = loop.load_run(made.cnn)
+
+    def options(recipe: dict[str, Any], shape: list[int]) -> dict[str, Any]:
+        facts = {**loaded.facts, "recipe": recipe, "image_shapes": {"crops": shape}}
+        found = Predictor(dataclasses.replace(loaded, facts=facts)).extraction()
+        Recipe(**found)
+        return found
+
+    # Records of others say what their pictures are, but not how they were made.
+    assert options({}, [48, 48, 1]) == {
+        "outputs": ("crops",), "align": "face", "crop_size": 48, "crop_color": "gray"
+    }  # fmt: skip
+    # Crops are cut by MediaPipe's points only where dlib was not at work.
+    both = options({"outputs": ["crops", "blendshapes", "frontal"]}, [32, 32, 3])
+    assert both["outputs"] == ("blendshapes", "crops")
+
+
+@pytest.fixture(scope="module")
+def files(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The first frames of real videos with and without a face, and a picture."""
+    import cv2
+
+    from preprocessing.video import read_frames
+
+    root = tmp_path_factory.mktemp("files")
+    found = {}
+    for name, count in (("single_face", 6), ("no_face", 2)):
+        frames = read_frames(shared / "data" / "videos" / f"{name}.mp4")
+        pictures = [next(frames).image[..., ::-1] for _ in range(count)]
+        found[name] = root / f"{name}.mp4"
+        writer = cv2.VideoWriter(
+            str(found[name]), cv2.VideoWriter.fourcc(*"mp4v"), 25.0, pictures[0].shape[1::-1]
+        )
+        for picture in pictures:
+            writer.write(np.ascontiguousarray(picture))
+        writer.release()
+        if name == "single_face":
+            found["picture"] = root / "picture.png"
+            cv2.imwrite(str(found["picture"]), pictures[0])
+    return found
+
+
+@pytest.mark.parametrize("name", ["cnn", "c3d", "lstm"])
+def test_real_files(
+    made: SimpleNamespace, files: dict[str, Path], tmp_path: Path, name: str
+) -> None:
+    words = [*files.values(), "--out", tmp_path / "out"]
+    code, report = fer("predict", getattr(made, name), *words, *(["--no-video"] * (name != "cnn")))
+    assert code == 3
+    video, *others = report["files"]
+    assert (video["frames"], video["faces"]) == (6, 6)
+    assert sum(video["probabilities"].values()) == pytest.approx(1, abs=1e-6)
+    with open(video["frames_csv"], newline="") as file:
+        shares = [float(row["p_sad"]) for row in csv.DictReader(file)]
+    assert len(shares) == 6 and len(set(shares)) > 1
+    reasons = {Path(item["file"]).stem: item["reason"] for item in report["skipped"]}
+    assert "no face" in reasons["no_face"]
+    if name == "c3d":
+        assert not others and "reads windows of 3 frames, and there are 1" in reasons["picture"]
+        return
+    assert [(item["frames"], item["faces"]) for item in others] == [(1, 1)]
+    if name == "cnn":
+        assert sorted(path.suffix for path in (tmp_path / "out").glob("*.??[4g]")) == [
+            ".mp4",
+            ".png",
+        ]
+        # A video's verdict is the mean of its frames, the picture's first frame says the same.
+        assert np.mean(shares) == pytest.approx(video["probabilities"]["sad"], abs=1e-6)
