@@ -372,7 +372,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         if error.errno not in _REFUSED:
             raise
-        print(f"fer-jax: {error.filename}: {error.strerror}", file=sys.stderr)
+        place = f"{error.filename}: " if error.filename else ""
+        print(f"fer-jax: {place}{error.strerror}", file=sys.stderr)
         return 2
     except ModuleNotFoundError as error:
         if error.name not in _EXTRA:

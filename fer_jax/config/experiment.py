@@ -163,7 +163,7 @@ def _run_config(path: Path) -> Experiment:
         raise UserError(f"{path}: {_explain(error)}") from None
     except UserError:
         raise
-    except Exception as error:  # Whatever it is, it happened in the user's file.
+    except (Exception, SystemExit) as error:  # Whatever it is, it happened in the user's file.
         text = " ".join(str(error).split())
         raise UserError(f"{path}: {type(error).__name__}: {text}") from error
     if not isinstance(experiment, Experiment):

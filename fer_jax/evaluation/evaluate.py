@@ -16,7 +16,7 @@ from fer_jax.data import audit, corpus, protocols
 from fer_jax.data.samples import Samples, apply_caps, make_samples, streams_of
 from fer_jax.errors import UserError
 from fer_jax.evaluation.confidence import clustered_intervals
-from fer_jax.evaluation.inference import each, make_inference
+from fer_jax.evaluation.inference import data_of, each, make_inference
 from fer_jax.evaluation.provenance import code_version, hardware
 from fer_jax.labels import LabelSpace, make_label_space
 from fer_jax.records import Clip
@@ -96,10 +96,11 @@ def evaluate(
     if not len(indices):
         what = f"no {split} part" if own else f"no clip that {run} did not see in training"
         raise UserError(f"{where}: there is {what} to evaluate")
+    _same_features(records, loaded, where)
     label_space, merge = _merged(loaded.label_space, labels)
     if labels:
         out = out / "evaluations" / labels
-    samples = make_samples(clips, indices, label_space, experiment.data)
+    samples = make_samples(clips, indices, label_space, data_of(loaded))
 
     infer = make_inference(loaded, BATCH)
     prediction = infer(each(samples))
@@ -132,6 +133,18 @@ def evaluate(
     write_text(out / "predictions.csv", table)
     write_text(out / "metrics.json", json.dumps(found, indent=1) + "\n")
     return found
+
+
+def _same_features(records: corpus.Corpus, loaded: loop.LoadedRun, where: Path) -> None:
+    """Raises:
+    UserError: extracted features are those of another network than the run trained on.
+    """
+    made, features = loaded.facts["extracted"], records.extracted
+    if made and features and made["weights_sha256"] != features.facts["weights_sha256"]:
+        raise UserError(
+            f"{features.features} in {where} are another network's than those that the run was "
+            f"trained on: make them with `fer-jax extract {made['run']} {where} --name NAME`"
+        )
 
 
 def _merged(own: LabelSpace, labels: str) -> tuple[LabelSpace, np.ndarray]:

@@ -122,7 +122,12 @@ def render(systems: list[dict[str, Any]]) -> str:
         ).rstrip()
         for row in rows
     ]
-    lines += [f"{system['config']}: {system['error']}" for system in systems if "error" in system]
+    if len(rows) == 1:
+        lines = []
+    for system in systems:
+        if "error" in system:
+            path, error = system["config"], system["error"]
+            lines.append(error if error.startswith(path) else f"{path}: {error}")
     return "\n".join(lines)
 
 

@@ -45,11 +45,12 @@ def _after_padding(pool: Pool, x: jax.Array) -> jax.Array:
 spatial: Pool = partial(max_pool, window=(1, 2, 2))
 _halving: Pool = partial(max_pool, window=(2, 2, 2))
 
-#: config.C3D.pools -> pool1 to pool5, and the fewest frames and pixels that survive them.
+#: config.C3D.pools -> pool1 to pool5, and the fewest frames and pixels of which more than padding
+#: survives them.
 _POOLS: dict[str, tuple[tuple[Pool, ...], int, int]] = {
     "original": ((spatial, *(_halving,) * 3, partial(_after_padding, _halving)), 16, 16),
     "thesis": (
-        (spatial, _halving, *(_every_second,) * 2, partial(_after_padding, _every_second)), 2, 4,
+        (spatial, _halving, *(_every_second,) * 2, partial(_after_padding, _every_second)), 2, 20,
     ),
 }  # fmt: skip
 

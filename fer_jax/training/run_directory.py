@@ -172,6 +172,8 @@ def load_run(run: str | Path, which: Literal["best", "last"] = "best") -> Loaded
     step, _ = checkpoint.find_intact(directory)
     meta = checkpoint.read(directory, step, {"meta": None})["meta"]
     label_space = LabelSpace.from_json(meta["facts"]["label_space"])
+    if "inputs" not in meta["facts"]:
+        raise UserError(f"{run} was trained by an earlier version of FER-JAX: train it again")
     inputs = models.Inputs.from_json(meta["facts"]["inputs"])
     model = models.build(
         experiment.model,

@@ -36,8 +36,7 @@ def test_a_clip_shorter_than_a_window_is_one_line(small, tmp_path):
     from fer_jax.errors import UserError
     from fer_jax.training import loop
 
-    experiment = volumes(small, "zennou2023_c3d_16", model=C3D, data__frames=16)
-    with pytest.raises(
-        UserError, match=r"all 8 clips are shorter .* 16 .*--data\.frames 8 or less"
-    ):
+    experiment = volumes(small, "zennou2023_c3d_16", model=C3D, data__frames=24)
+    message = r"all 4 clips are shorter .* 24 .*--data\.frames 16 or less"
+    with pytest.raises(UserError, match=message):
         loop.train(experiment, tmp_path / "run")

@@ -26,7 +26,7 @@ from fer_jax.training import loop
 from preprocessing import writer
 
 SIDE = 24
-BGR_MEAN = np.float32([93.5940, 104.7624, 129.1863])
+BGR_MEAN = np.array([93.5940, 104.7624, 129.1863], np.float32)
 #: As `preprocess` notes it, with an option of another version.
 BUILD = {
     "recipe.outputs": ["crops"], "recipe.crop_size": SIDE, "recipe.crop_color": "rgb",

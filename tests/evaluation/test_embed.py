@@ -290,7 +290,8 @@ def test_records_of_another_size_are_scaled(cnn: Path, tmp_path: Path) -> None:
         pixels = images.normalise(images.prepare(crops, data), data)
         assert clip.extracted is not None
         found = clip.extracted[clip.face_found]
-        np.testing.assert_allclose(found, embedding(loaded, pixels), rtol=1e-4, atol=1e-6)
+        wanted = embedding(loaded, np.asarray(pixels))
+        np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-6)
     run = Path(shutil.copytree(cnn, tmp_path / "run"))
     assert evaluate(run, larger)["n"] > 0
 

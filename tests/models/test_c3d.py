@@ -138,8 +138,8 @@ def test_levels_are_eight_maps_that_keep_the_frames():
 
 
 def test_dropout_follows_the_key_and_only_in_training():
-    model = _model(config.C3D(pools="thesis", **NARROW), 3, 16, 16)
-    variables, batch = {"params": _params(model), "stats": {}}, _batch(2, 3, 16, 16, 3)
+    model = _model(config.C3D(pools="thesis", **NARROW), 3, 20, 20)
+    variables, batch = {"params": _params(model), "stats": {}}, _batch(2, 3, 20, 20, 3)
     apply = jax.jit(model.apply, static_argnames="train")
 
     def logits(seed, train):
@@ -153,16 +153,16 @@ def test_dropout_follows_the_key_and_only_in_training():
 
 
 def test_the_classifier_may_read_the_maps():
-    model = _model(config.C3D(pools="thesis", widths=(4, 4, 4, 4, 4), dense=()), 2, 16, 16)
+    model = _model(config.C3D(pools="thesis", widths=(4, 4, 4, 4, 4), dense=()), 2, 20, 20)
     shapes = jax.eval_shape(model.init, jax.random.key(0))["params"]
     assert shapes["classifier"]["kernel"].shape == (1 * 2 * 2 * 4, 4)
 
 
 def test_bfloat16_convolves_in_bfloat16():
-    model = _model(config.C3D(pools="thesis", **NARROW), 5, 16, 16, precision="bfloat16")
+    model = _model(config.C3D(pools="thesis", **NARROW), 5, 20, 20, precision="bfloat16")
     variables = jax.eval_shape(model.init, jax.random.key(0))
     run = jax.jit(lambda v, b: model.apply(v, b, train=True, key=jax.random.key(0))[0])
-    traced = run.trace(variables, _batch(2, 5, 16, 16, 3))
+    traced = run.trace(variables, _batch(2, 5, 20, 20, 3))
     text = traced.lower(lowering_platforms=("cuda",)).as_text()
     products = [line for line in text.splitlines() if "convolution(" in line or "dot_" in line]
     assert len(products) == 8 + 3 and all("f32" not in line for line in products)
@@ -191,7 +191,7 @@ def test_settings_that_cannot_be_are_one_clear_line(settings, inputs, message):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize(("pools", "frames", "side"), [("original", 16, 16), ("thesis", 2, 4)])
+@pytest.mark.parametrize(("pools", "frames", "side"), [("original", 16, 16), ("thesis", 2, 20)])
 def test_the_smallest_clips_survive_the_pools(pools, frames, side):
     model = _model(config.C3D(pools=pools, **NARROW), frames, side, side)
     variables, batch = {"params": _params(model), "stats": {}}, _batch(1, frames, side, side, 3)
