@@ -11,7 +11,10 @@ import pytest
 
 from fer_jax.cli import main, make_parser
 
-COMMANDS = ("demo", "preprocess", "inspect", "audit", "train", "evaluate", "predict", "doctor")
+COMMANDS = (
+    "demo", "preprocess", "inspect", "audit", "train", "evaluate", "predict", "extract", "models",
+    "doctor",
+)  # fmt: skip
 
 
 def tree(path: Path) -> dict[str, bytes]:

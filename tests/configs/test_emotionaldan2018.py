@@ -68,7 +68,7 @@ def test_three_classes(small):
 )  # fmt: skip
 def test_baselines(small, learns, name, model, size):
     experiment = small(
-        f"emotionaldan2018_{name}", model=model, data__image_size=size, train__epochs=15,
-        optim={"lr": 3e-3},
+        f"emotionaldan2018_{name}", model=model, data__image_size=size, train__epochs=30,
+        optim={"lr": 3e-3}, train__batch=16,
     )  # fmt: skip
     learns(experiment)

@@ -47,6 +47,6 @@ def test_images(small, learns, cell):
             data__length="windows",
             data__frames=4,
             data__stride=2,
-            train__epochs=40,
+            train__epochs=80,
         )
     )

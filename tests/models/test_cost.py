@@ -201,7 +201,7 @@ def test_cost_is_per_clip_whatever_the_batch(models, pools):
     from fer_jax.models import cost as module
 
     settings = config.C3D(widths=(4, 4, 4, 4, 4), dense=(8,), pools=pools)
-    inputs = _images(models, 16, frames=16)
+    inputs = _images(models, 20, frames=16)
     model = models.build(settings, inputs, 3)
     one = module.cost(model, inputs)
     with pytest.MonkeyPatch.context() as patch:
