@@ -37,7 +37,8 @@ def test_features(small, learns, cell):
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
 def test_images(small, learns, cell):
     rnn = {"name": cell, "units": [8], "dropout": 0.0}
-    model = {"name": "cnn-rnn", "cnn": VGG, "rnn": rnn}
+    cnn = {**VGG, "widths": [8] * 5, "dense": [32]}
+    model = {"name": "cnn-rnn", "cnn": cnn, "rnn": rnn}
     name = f"zennou2023_{cell}_image"
     learns(
         vgg(
@@ -47,6 +48,7 @@ def test_images(small, learns, cell):
             data__length="windows",
             data__frames=4,
             data__stride=2,
-            train__epochs=80,
+            train__epochs=50,
+            optim={"lr": 1e-3},
         )
     )
