@@ -7,9 +7,9 @@ Data and protocol are those of configs/abdullah2020_xception.py; network (392 th
 and recipe are for a CPU. The published mini-XCEPTION (Arriaga et al. 2017, 58 thousand parameters)
 reports 66 % on FER2013.
 
-Expected: see results/abdullah2020.csv: 62.8 % on the private test (63.1 % on the public one) after 24
-epochs, 41 minutes on 2 cores of a CPU that had other work too. It still gains at the end, and fits
-the training set no better than 66.7 %: more epochs help.
+Expected: see results/abdullah2020.csv: 62.8 % on the private test (63.1 % on the public one) after
+24 epochs, 41 minutes on 2 cores of a CPU that had other work too. It still gains at the end, and
+fits the training set no better than 66.7 %: more epochs help.
 """
 
 from fer_jax.config import Augment, Data, Experiment, Loss, Optim, Protocol, Train, Xception

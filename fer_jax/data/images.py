@@ -123,7 +123,10 @@ def _prepare(images: jax.Array | np.ndarray, size: int, color: str) -> jax.Array
 
 
 def normalise(
-    images: jax.Array, data: Data, mean: jax.Array | None = None, std: jax.Array | None = None
+    images: jax.Array,
+    data: Data,
+    mean: jax.Array | np.ndarray | None = None,
+    std: jax.Array | np.ndarray | None = None,
 ) -> jax.Array:
     """What `data.pixels` makes of 0-1 images. For jit.
 

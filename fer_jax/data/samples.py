@@ -18,7 +18,7 @@ from fer_jax.errors import UserError
 from fer_jax.labels import CANONICAL, LabelSpace, canonical
 from fer_jax.records import IMAGES, Clip
 
-Shapes = Mapping[str, tuple[int, ...]]
+Shapes = Mapping[str, tuple[int, int, int]]
 """H, W, C of the stored images, by stream."""
 
 

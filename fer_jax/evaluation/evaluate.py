@@ -157,13 +157,14 @@ def _merged(own: LabelSpace, labels: str) -> tuple[LabelSpace, np.ndarray]:
         return own, np.eye(len(own.classes), dtype=np.float32)
     space = make_label_space(labels, own.classes)
     place = [space.index(word) for word in own.classes]
-    if None in place:
+    found = [index for index in place if index is not None]
+    if len(found) < len(place):
         lost = own.classes[place.index(None)]
         raise UserError(
             f"--labels {labels} has no class for {lost}: the run's classes are "
             f"{', '.join(own.classes)}, those of {labels} {', '.join(space.classes)}"
         )
-    return space, np.eye(len(space.classes), dtype=np.float32)[place]
+    return space, np.eye(len(space.classes), dtype=np.float32)[found]
 
 
 def _metrics(

@@ -43,7 +43,10 @@ class Inputs:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Inputs:
         """The inputs of `dataclasses.asdict`, after JSON made lists of its tuples."""
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in value.items()})
+        whole: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in value.items()
+        }
+        return cls(**whole)
 
 
 class Outputs(NamedTuple):

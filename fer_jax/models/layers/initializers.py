@@ -31,7 +31,10 @@ def variance_scaling(
 ) -> jax.nn.initializers.Initializer:
     """Variance scale / fan of a kernel [..., in, out] (He et al. 2015, Glorot & Bengio 2010)."""
 
-    def initialize(key: jax.Array, shape: Any, dtype: Any = jnp.float32, **_: Any) -> jax.Array:
+    def initialize(
+        key: jax.Array, shape: Any, dtype: Any = jnp.float32, out_sharding: Any = None
+    ) -> jax.Array:
+        del out_sharding  # Parameters are placed by the training, whole on every device.
         places = math.prod(shape[:-2])
         fan_in, fan_out = shape[-2] * places, shape[-1] * places
         fan = fan_out if mode == "fan_out" else (fan_in + fan_out) / 2
