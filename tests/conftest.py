@@ -30,6 +30,23 @@ def strict_jax():
     yield
 
 
+@pytest.fixture(scope="module")
+def compiled_once(tmp_path_factory: pytest.TempPathFactory):
+    """A program that several tests compile alike is compiled once."""
+    import jax
+
+    names = {
+        "jax_compilation_cache_dir": str(tmp_path_factory.getbasetemp() / "compiled"),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+    }
+    before = {name: getattr(jax.config, name) for name in names}
+    for name, value in names.items():
+        jax.config.update(name, value)
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of real data and model files beside the checkout; skips where it is absent."""

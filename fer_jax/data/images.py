@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,9 @@ import numpy as np
 
 from fer_jax.config import Data
 from fer_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 #: Red, green and blue in a gray value (ITU-R BT.601), as OpenCV and Pillow convert.
 _LUMA = (0.299, 0.587, 0.114)
@@ -67,29 +71,46 @@ def decode(images: Sequence[bytes], shape: tuple[int, int, int]) -> np.ndarray:
     return pixels
 
 
+def stored_shape(encoded: bytes) -> tuple[int, int, int]:
+    """H, W, C of an encoded image, from its header; C is 1 for gray, 3 for all else.
+
+    Raises:
+      UserError: it is damaged.
+    """
+    with _opened(encoded, "an image") as image:
+        return image.height, image.width, 1 if image.mode == "L" else 3
+
+
 def _decode_one(encoded: bytes, shape: tuple[int, int, int], place: int) -> np.ndarray:
+    height, width, channels = shape
+    with _opened(encoded, f"image {place}") as image:
+        if image.size != (width, height):
+            raise UserError(
+                f"image {place} is {image.width}x{image.height} pixels, the records say "
+                f"{width}x{height}: preprocess again"
+            )
+        # Scaling what 8 bits cannot hold would be a guess.
+        if image.mode.startswith(("I", "F")):
+            raise ValueError(f"{image.mode} pixels, not 8-bit")
+        return np.asarray(image.convert("L" if channels == 1 else "RGB")).reshape(shape)
+
+
+@contextmanager
+def _opened(encoded: bytes, name: str) -> Iterator[Image.Image]:
+    """A PNG or JPEG; what is wrong with it is a UserError that calls it `name`."""
     from PIL import Image
 
-    height, width, channels = shape
     try:
         with Image.open(io.BytesIO(encoded), formats=("PNG", "JPEG")) as image:
-            found = image.size
-            if found == (width, height):
-                # Scaling what 8 bits cannot hold would be a guess.
-                if image.mode.startswith(("I", "F")):
-                    raise ValueError(f"{image.mode} pixels, not 8-bit")
-                return np.asarray(image.convert("L" if channels == 1 else "RGB")).reshape(shape)
+            yield image
+    except UserError:
+        raise
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
         # Pillow names its own buffer in some messages: that is no help.
         reason = "not a PNG or JPEG" if "cannot identify" in str(error) else error
         raise UserError(
-            f"image {place} is damaged ({reason}): "
-            "check the records with `fer-jax inspect DIR --check`"
+            f"{name} is damaged ({reason}): check the records with `fer-jax inspect DIR --check`"
         ) from error
-    raise UserError(
-        f"image {place} is {found[0]}x{found[1]} pixels, the records say {width}x{height}: "
-        "preprocess again"
-    )
 
 
 def prepare(images: jax.Array | np.ndarray, data: Data) -> jax.Array:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fer_jax.config import Data
+from fer_jax.data import images
 from fer_jax.data.samples import ClipSamples, Shapes, streams_of
 from fer_jax.data.sequences import sample_length
 from fer_jax.errors import UserError
@@ -92,6 +93,12 @@ class Predictor:
         return out
 
     def _samples(self, clip: Clip, data: Data) -> ClipSamples:
+        # A clip of other records may store its images in another size.
+        shapes = self._shapes | {
+            name: images.stored_shape(next(filter(None, stored)))
+            for name in IMAGES
+            if any(stored := getattr(clip, name) or ())
+        }
         extracts = self._facts["extracted"] and clip.extracted is None
         for name in self._sources if extracts else self.streams:
             if not name.startswith("extracted/") and getattr(clip, name) is None:
@@ -99,9 +106,9 @@ class Predictor:
                     f"{clip.clip_id} has no {name}: extract it with `--outputs {OUTPUTS[name]}`"
                 )
         if extracts:
-            (values,) = self._embedder.embed([clip], self._shapes)
+            (values,) = self._embedder.embed([clip], shapes)
             clip = clip.replace(extracted=values)
-        found = samples_of(clip, data, self._shapes)
+        found = samples_of(clip, data, shapes)
         if not len(found.usable):
             raise UserError(
                 f"{clip.clip_id}: no face found in any of its {clip.frames} frames{_part(data)}"

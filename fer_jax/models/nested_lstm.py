@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from fer_jax import config
+from fer_jax.errors import UserError
 from fer_jax.models.c3d import LAYERS, Backbone
 from fer_jax.models.checks import need_images, need_size
 from fer_jax.models.layers.dropout import dropout
@@ -44,7 +45,11 @@ class NestedLSTM(nnx.Module):
         self.settings = settings
         # Each backbone's part of the layers' names, and the streams that it reads as channels.
         self.backbones: tuple[tuple[str, tuple[str, ...]], ...] = (("", inputs.images),)
-        if settings.fusion == "backbones" and len(inputs.images) > 1:
+        if settings.fusion == "backbones":
+            if len(inputs.images) < 2:
+                raise UserError(
+                    "model.fusion=backbones reads two image streams: set data.images=crops,frontal"
+                )
             self.backbones = tuple((f"_{stream}", (stream,)) for stream in inputs.images)
         for suffix, streams in self.backbones:
             backbone = Backbone(channels * len(streams), settings.widths, rngs=rngs)

@@ -17,19 +17,9 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 CLIPS, FRAMES = 8, 16
 
 
-@pytest.fixture(scope="package", autouse=True)
-def compiled_once(tmp_path_factory: pytest.TempPathFactory):
+@pytest.fixture(scope="module", autouse=True)
+def compiles_once(compiled_once: None) -> None:
     """A run that is resumed compiles what the whole run compiled: once."""
-    names = {
-        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
-    }
-    before = {name: getattr(jax.config, name) for name in names}
-    for name, value in names.items():
-        jax.config.update(name, value)
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
 
 
 def _people(video: Path, landmarker_model: Path) -> list:

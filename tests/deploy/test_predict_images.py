@@ -246,6 +246,27 @@ def test_where_the_features_network_is_gone(made: SimpleNamespace, tmp_path: Pat
         kept.rename(cnn)
 
 
+def test_a_clip_of_records_with_larger_images(made: SimpleNamespace) -> None:
+    from PIL import Image
+
+    def doubled(encoded: bytes | None) -> bytes | None:
+        if encoded is None:
+            return None
+        file = io.BytesIO()
+        image = Image.open(io.BytesIO(encoded))
+        image.resize((2 * SIDE, 2 * SIDE), Image.Resampling.NEAREST).save(file, "png")
+        return file.getvalue()
+
+    predictor = fer_jax.load(made.c3d)
+    clip = corpus.load(made.records)[0]
+    larger = clip.replace(crops=tuple(map(doubled, clip.crops)))
+    # Shrunk to the size that was trained on, they are nearly the same pictures.
+    np.testing.assert_allclose(predictor.clip(larger), predictor.clip(clip), atol=0.02)
+    mixed = clip.replace(crops=(*larger.crops[:3], *clip.crops[3:]))
+    with pytest.raises(UserError, match=f"{clip.clip_id}: image . is 24x24 pixels, .* say 48x48"):
+        predictor.clip(mixed)
+
+
 def test_a_file_is_extracted_as_the_training_records_were(made: SimpleNamespace) -> None:
     from fer_jax.deploy.predict import Predictor
     from preprocessing.extract import Recipe

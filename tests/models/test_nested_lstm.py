@@ -273,6 +273,7 @@ def test_bfloat16_computes_in_bfloat16():
         (_settings(), {"images": ()}, "model nested-lstm reads images"),
         (_settings(), {"image_shape": (32, 12, 3)}, "at least 16 pixels, not 12"),
         (_settings(widths=(4, 4)), {}, "model.widths has 2 widths: give 5"),
+        (_settings(fusion="backbones"), {}, "two image streams: set data.images=crops,frontal"),
     ],
 )
 def test_settings_that_cannot_be_are_one_clear_line(settings, inputs, message):

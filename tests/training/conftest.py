@@ -10,21 +10,9 @@ import pytest
 WORDS = ("happy", "sad", "neutral")
 
 
-@pytest.fixture(scope="package", autouse=True)
-def compiled_once(tmp_path_factory: pytest.TempPathFactory):
+@pytest.fixture(scope="module", autouse=True)
+def compiles_once(compiled_once: None) -> None:
     """Programs that several tests compile alike are compiled once."""
-    import jax
-
-    names = {
-        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
-    }
-    before = {name: getattr(jax.config, name) for name in names}
-    for name, value in names.items():
-        jax.config.update(name, value)
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
 
 
 def make_clips(count: int = 70, frames: int = 5, seed: int = 0) -> list:
