@@ -26,7 +26,8 @@ _SYNONYMS = {
     "fear": ("fearful", "afraid", "scared", "fea"),
     "disgust": ("disgusted", "dis"),
     "surprise": ("surprised", "sur", "astonishment"),
-    "contempt": ("contemptuous",),
+    # SASE-FE's paper and page say contempt where its files say contentment.
+    "contempt": ("contemptuous", "contentment"),
 }
 _CANONICAL_OF = {
     word: canonical for canonical in CANONICAL for word in (canonical, *_SYNONYMS[canonical])
@@ -99,6 +100,13 @@ LABEL_SPACES: Mapping[str, LabelSpace] = {
         _same("crema6", "angry", "disgust", "fear", "happy", "neutral", "sad"),
         _same(
             "ravdess8", "neutral", "calm", "happy", "sad", "angry", "fear", "disgust", "surprise"
+        ),
+        # Paper 2's seven, which it does not count: without neutral, or with calm as neutral.
+        _same("ravdess7", "calm", "happy", "sad", "angry", "fear", "disgust", "surprise"),
+        LabelSpace(
+            "ravdess7-calm-neutral",
+            ("neutral", "happy", "sad", "angry", "fear", "disgust", "surprise"),
+            {c: "neutral" if c == "calm" else c for c in CANONICAL if c != "contempt"},
         ),
         _same("fer7", "angry", "disgust", "fear", "happy", "sad", "surprise", "neutral"),
         # Papers 3 and 4: Oulu-CASIA's six, alphabetical; AffectNet's seven in the order of its ids.

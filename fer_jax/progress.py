@@ -48,6 +48,13 @@ class Progress:
             self._task = self._bar.add_task(self._title, total=None, note="")
         return self
 
+    def say(self, text: str) -> None:
+        """A line of its own, above the bar."""
+        if self._bar is not None:
+            self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        else:
+            print(f"{self._title}: {text}", file=sys.stderr, flush=True)
+
     def __call__(self, done: int, total: int, note: str = "") -> None:
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=done, total=total, note=note)

@@ -75,15 +75,24 @@ def _explain(error: ValidationError) -> str:
 def _names() -> set[str]:
     """The name of every key and group."""
     documents = [Experiment(name="", model=model()).to_json() for model in MODELS]
-    return {part for doc in documents for key in _leaves(doc) for part in key.split(".")}
+    return {part for doc in documents for key in _flat(doc) for part in key.split(".")}
 
 
-def _leaves(document: Mapping[str, Any], prefix: str = "") -> list[str]:
-    keys = []
+def _flat(document: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The leaves of a document by dotted key; an empty group is one."""
+    found: dict[str, Any] = {}
     for key, value in document.items():
         nested = isinstance(value, dict) and value
-        keys += _leaves(value, f"{prefix}{key}.") if nested else [prefix + key]
-    return keys
+        found |= _flat(value, f"{prefix}{key}.") if nested else {prefix + key: value}
+    return found
+
+
+def differences(experiments: Sequence[Experiment]) -> dict[str, list[Any]]:
+    """The dotted keys in which experiments differ, and what each of them has there."""
+    flat = [_flat(experiment.to_json()) for experiment in experiments]
+    keys = sorted(set().union(*flat))
+    values = {key: [one.get(key) for one in flat] for key in keys}
+    return {key: some for key, some in values.items() if any(v != some[0] for v in some)}
 
 
 def override(experiment: Experiment, changes: Sequence[tuple[str, str]]) -> Experiment:
@@ -102,7 +111,7 @@ def override(experiment: Experiment, changes: Sequence[tuple[str, str]]) -> Expe
             node = node.get(part) if isinstance(node, dict) else None
         free = path in (["data", "caps"], ["train", "init", "rename"], ["reported"])
         if not isinstance(node, dict) or (last not in node and not free):
-            near = get_close_matches(key, _leaves(document), n=1, cutoff=0.5)
+            near = get_close_matches(key, _flat(document), n=1, cutoff=0.5)
             hint = f"; did you mean --{near[0]}?" if near else ""
             raise UserError(f"unknown config key --{key}{hint}")
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from typing import Any, NamedTuple
 
@@ -51,9 +51,8 @@ class Samples:
       label: i32[N], class index.
       clip: i32[N], index of the clip in the corpus; a clip may give several samples.
       weight: f32[N], 1 for each sample.
-      unlabelled: clips left out because the label space has no class for them.
-      faceless: clips left out because no frame has every stream.
-      short: clips left out because they are shorter than a window.
+      missing: why a clip gave no sample, by its index: "unlabelled", the label space has no class
+        for it; "faceless", no frame has every stream; "short", it is shorter than a window.
     """
 
     streams: dict[str, np.ndarray]
@@ -62,9 +61,7 @@ class Samples:
     label: np.ndarray
     clip: np.ndarray
     weight: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
-    unlabelled: int = 0
-    faceless: int = 0
-    short: int = 0
+    missing: Mapping[int, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.label)
@@ -76,8 +73,42 @@ class Samples:
 
     @property
     def used(self) -> np.ndarray:
-        """i[<= M], the frames that some sample shows, ascending."""
-        return np.unique(self.rows[self.frame_mask])
+        """i[<= M], the frames that some sample shows, in the order of the first that does.
+
+        So statistics do not depend on what else the streams hold.
+        """
+        frames, first = np.unique(self.rows[self.frame_mask], return_index=True)
+        return frames[np.argsort(first)]
+
+    def left_out(self, why: str) -> int:
+        """How many clips gave no sample for that reason."""
+        return sum(reason == why for reason in self.missing.values())
+
+    def places(self, clips: Sequence[int] | np.ndarray) -> np.ndarray:
+        """i64[n], the samples of these clips in that order, as `make_samples` would order them."""
+        ends = dict(zip(*_runs(self.clip), strict=True))
+        found = [np.arange(*ends[int(index)]) for index in clips if int(index) in ends]
+        return np.concatenate(found) if found else np.zeros(0, np.int64)
+
+    def of_clips(self, clips: Sequence[int] | np.ndarray) -> Samples:
+        """The samples of these clips alone; they share this object's frames."""
+        chosen, wanted = self.places(clips), {int(index) for index in clips}
+        return replace(
+            self,
+            rows=self.rows[chosen],
+            frame_mask=self.frame_mask[chosen],
+            label=self.label[chosen],
+            clip=self.clip[chosen],
+            weight=self.weight[chosen],
+            missing={index: why for index, why in self.missing.items() if index in wanted},
+        )
+
+
+def _runs(clip: np.ndarray) -> tuple[list[int], list[tuple[int, int]]]:
+    """Each clip of i32[N], whose samples lie together, and its first and past-last sample."""
+    starts = np.flatnonzero(np.diff(clip, prepend=-1))
+    stops = [*starts[1:].tolist(), len(clip)]
+    return clip[starts].tolist(), list(zip(starts.tolist(), stops, strict=True))
 
 
 def streams_of(data: Data) -> tuple[str, ...]:
@@ -182,19 +213,19 @@ def make_samples(
     shapes: Shapes = getattr(corpus, "image_shapes", {})
     pieces: list[ClipSamples] = []
     labels, clips, counts = [], [], []
-    left_out: Counter[str] = Counter()
+    missing: dict[int, str] = {}
     words: set[str] = set()
     longest = 0
     for index in indices:
         clip = corpus[int(index)]
         label = label_space.index(clip.emotion)
         if label is None:
-            left_out["unlabelled"] += 1
+            missing[int(index)] = "unlabelled"
             words.add(clip.emotion)
             continue
         piece = clip_samples(clip, data, shapes)
         if not len(piece.rows):
-            left_out["short" if len(piece.usable) else "faceless"] += 1
+            missing[int(index)] = "short" if len(piece.usable) else "faceless"
             longest = max(longest, len(piece.usable))
             continue
         pieces.append(piece)
@@ -202,6 +233,7 @@ def make_samples(
         clips.append(int(index))
         counts.append(len(piece.rows))
     if len(indices) and not pieces:
+        left_out = Counter(missing.values())
         raise UserError(_nothing_left(len(indices), label_space, words, left_out, longest, data))
     starts = np.cumsum([0, *(len(piece.usable) for piece in pieces)])
     rows = [piece.rows + start for piece, start in zip(pieces, starts, strict=False)]
@@ -215,7 +247,7 @@ def make_samples(
         label=np.repeat(np.asarray(labels, np.int32), counts),
         clip=np.repeat(np.asarray(clips, np.int32), counts),
         weight=np.ones(len(mask), np.float32),
-        **left_out,
+        missing=missing,
     )
 
 

@@ -57,7 +57,8 @@ def evaluate(
       many), by_clip and by_vote where a clip gives several samples, landmark_error where the model
       localises landmarks, cross_entropy, classes, protocol, split,
       split_sha256, subject_overlap, twin_overlap, audit, data_sha256, code_version, hardware,
-      experiment, epoch, and reported: what the config says that the paper reports.
+      experiment, epoch, notes (of the run's data and first parameters), and reported: what the
+      config says that the paper reports.
 
     Raises:
       UserError: no such run or records, or nothing in them to evaluate.
@@ -113,9 +114,9 @@ def evaluate(
         "split": split if own else "all",
         "split_sha256": parts.sha256,
         "left_out": {
-            "no_class": samples.unlabelled,
-            "no_face": samples.faceless,
-            "too_short": samples.short,
+            "no_class": samples.left_out("unlabelled"),
+            "no_face": samples.left_out("faceless"),
+            "too_short": samples.left_out("short"),
         },
         "subject_overlap": audited.get("subject_overlap"),
         "twin_overlap": audited.get("twin_overlap"),
@@ -125,6 +126,7 @@ def evaluate(
         "hardware": hardware(),
         "experiment": experiment.name,
         "epoch": loaded.epoch,
+        "notes": facts.get("notes", []),
     }
     if experiment.reported and own and split == "test" and not labels:
         found["reported"] = dict(experiment.reported)

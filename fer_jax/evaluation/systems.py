@@ -15,6 +15,7 @@ from fer_jax.training.inputs import inputs_of
 
 #: The configs that come with the project.
 CONFIGS = Path(fer_jax.__file__).resolve().parent.parent / "configs"
+_BYTES = (" B", " KiB", " MiB", " GiB", " TiB")
 #: Classes of a config that leaves them to its data.
 _CLASSES = 7
 
@@ -30,8 +31,9 @@ def list_systems(directory: str | Path | None = None) -> list[dict[str, Any]]:
     Returns:
       one dict a config, in JSON: name, paper, model (the network's name), input (text), summary
       (the first line of its docstring), config (path), parameters, flops_per_clip (forward, a
-      multiply-add is 2), memory_per_clip_bytes (what training keeps of a clip) and memory_bytes
-      (parameters, gradients and Adam's moments). Of a config that cannot be: name, config, error.
+      multiply-add is 2), memory_bytes (parameters, gradients and Adam's moments) and
+      memory_per_clip_bytes (what a training step holds of each clip beside). Of a config that
+      cannot be: name, config, error.
 
     Raises:
       UserError: no such directory, or no config in it.
@@ -100,7 +102,16 @@ def _input(experiment: Experiment) -> str:
 
 def render(systems: list[dict[str, Any]]) -> str:
     """A table; a config that cannot be is one line below it."""
-    header = ("system", "paper", "network", "input", "parameters", "FLOPs/clip", "memory/clip")
+    header = (
+        "system",
+        "paper",
+        "network",
+        "input",
+        "parameters",
+        "FLOPs/clip",
+        "memory",
+        "memory/clip",
+    )
     rows = [header] + [
         (
             system["name"],
@@ -109,7 +120,8 @@ def render(systems: list[dict[str, Any]]) -> str:
             system["input"],
             f"{system['parameters']:,}",
             _scaled(system["flops_per_clip"], 1000, ("", " k", " M", " G", " T")),
-            _scaled(system["memory_per_clip_bytes"], 1024, (" B", " KiB", " MiB", " GiB", " TiB")),
+            _scaled(system["memory_bytes"], 1024, _BYTES),
+            _scaled(system["memory_per_clip_bytes"], 1024, _BYTES),
         )
         for system in systems
         if "error" not in system

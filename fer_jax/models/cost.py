@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,7 +41,8 @@ class Cost:
       parameters: numbers that training may fit.
       flops_per_clip: of the forward pass; a multiply-add is 2.
       activation_bytes_per_clip: what training keeps of a clip from the forward pass to the
-        backward one, before the compiler saves any of it.
+        backward one, before the compiler saves any of it; at least what the largest convolution or
+        product of the forward pass reads and writes, which frozen layers need too.
       parameter_bytes: parameters and BatchNorm averages, and for those that train the gradient and
         Adam's two moments.
     """
@@ -110,7 +111,8 @@ def cost(model: Model, inputs: Inputs, *, freeze: Sequence[str] = ()) -> Cost:
     return Cost(
         parameters=numbers["trained"] + numbers["frozen"],
         flops_per_clip=round(count_flops(forward_pass.jaxpr) / _CLIPS),
-        activation_bytes_per_clip=_kept_bytes(kept.jaxpr) // _CLIPS,
+        activation_bytes_per_clip=max(_kept_bytes(kept.jaxpr), _widest(forward_pass.jaxpr))
+        // _CLIPS,
         parameter_bytes=4 * (_COPIES * numbers["trained"] + numbers["frozen"] + numbers["stats"]),
     )
 
@@ -190,12 +192,27 @@ def _kept_bytes(jaxpr: Jaxpr) -> int:
     """Bytes of a program's distinct outputs that grow with `_CLIPS`."""
     makers: _Makers = {}
     kept = {_origin(jaxpr, variable, makers) for variable in jaxpr.outvars}
-    arrays: list[Any] = [variable.aval for variable in kept if variable is not None]
+    return _bytes(variable for variable in kept if variable is not None)
+
+
+def _bytes(variables: Iterable[Any]) -> int:
+    """Of the arrays among them that grow with `_CLIPS`."""
+    arrays = [variable.aval for variable in variables if hasattr(variable.aval, "shape")]
     return sum(
         array.size * array.dtype.itemsize
         for array in arrays
         if any(side and side % _CLIPS == 0 for side in array.shape)
     )
+
+
+def _widest(jaxpr: Jaxpr) -> int:
+    """Bytes that grow with `_CLIPS` of what the largest convolution or product reads and writes."""
+    found = 0
+    for equation in jaxpr.eqns:
+        found = max([found, *map(_widest, _inside(equation.params))])
+        if equation.primitive.name in ("conv_general_dilated", "dot_general"):
+            found = max(found, _bytes({*equation.invars, *equation.outvars}))
+    return found
 
 
 _Makers = dict[int, dict[Any, Any]]

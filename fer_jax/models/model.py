@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from fer_jax import config
 from fer_jax.models.layers.batch_norm import BatchNorm
 from fer_jax.models.paths import matches
 
@@ -97,7 +98,7 @@ def model_of(
     axis: str | None = None,
     freeze: Sequence[str] = (),
     precision: str = "float32",
-    kernel_l2: float = 0.0,
+    kernel_l2: float | config.Given = 0.0,
 ) -> Model:
     """The Model of an NNX module (see `Network`).
 
@@ -119,7 +120,9 @@ def model_of(
     blank = nnx.eval_shape(lambda: build(nnx.Rngs(0)))
     graph = nnx.graphdef(blank)
     norms = frozenset(path for path, _ in _norms(blank))
-    penalised = tuple(getattr(blank, "penalised", ())) if kernel_l2 else ()
+    penalised = tuple(getattr(blank, "penalised", ()))
+    penalised = () if config.off(kernel_l2) else penalised
+    times = kernel_l2.value if isinstance(kernel_l2, config.Given) else kernel_l2
     dtype = jnp.dtype(precision)
 
     def states(module: nnx.Module) -> tuple[Params, Params]:
@@ -153,7 +156,7 @@ def model_of(
 
     def penalty(params: Params) -> jax.Array:
         squares = [jnp.sum(jnp.square(params[layer]["kernel"])) for layer in penalised]
-        return kernel_l2 * sum(squares, jnp.zeros(()))
+        return times * sum(squares, jnp.zeros(()))
 
     return Model(init, apply, penalty if penalised else lambda params: jnp.zeros(()))
 

@@ -81,7 +81,7 @@ class RecurrentNetwork(nnx.Module):
         draw = {"train": train, "key": key}
         last: Any = None
         for index, name in enumerate(self.layers):
-            if train and settings.input_dropout:
+            if train and not config.off(settings.input_dropout):
                 # Keras's LSTM(dropout=...) drops an input at every step or at none.
                 whole = jnp.ones_like(x[:1])
                 kept = dropout(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import dataclasses
+import json
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from fnmatch import fnmatchcase
-from pathlib import PurePosixPath
 from typing import Any
 
 import jax.numpy as jnp
@@ -19,6 +20,11 @@ from fer_jax.training.run_directory import load_run
 
 #: How many names a message shows.
 _SHOWN = 3
+_TRANSPOSE = (
+    "transpose its kernels from [out, in], OIHW, OIDHW to [in, out], HWIO, DHWIO, as "
+    "docs/models.md says under 'Starting from weights'"
+)
+_RENAME = "rename PyTorch's weight to kernel (scale in batch normalisation)"
 
 
 def initial_variables(
@@ -39,8 +45,8 @@ def initial_variables(
       {} where `init` names nothing.
 
     Raises:
-      UserError: nothing to read there, nothing in it that belongs here, another shape, or a name
-        in `init` that stands for nothing.
+      UserError: nothing to read there, nothing in it that belongs here, another shape, a layer
+        whose arrays have other names, or a name in `init` that stands for nothing.
     """
     if not (init.run or init.weights):
         return dict(variables), {}
@@ -58,21 +64,10 @@ def initial_variables(
         keras = None if source.lower().endswith(".safetensors") else settings
     _check_names(init, source, ours, theirs)
 
-    places = _places(init.rename, ours, theirs, keras)
-    found: dict[str, str] = {}
-    for name, paths in places.items():
-        for path in paths:
-            if matches(path, init.skip):
-                continue
-            if path in found:
-                raise UserError(
-                    f"{found[path]} and {name} of {source} both belong in {path}: choose with "
-                    "train.init.rename"
-                )
-            found[path] = name
+    found = _found(init, source, ours, theirs, keras)
     if not found:
         raise UserError(_nothing(init, source, ours, theirs, keras))
-    _check_arrays(source, ours, {path: theirs[found[path]] for path in ours if path in found})
+    _check_arrays(init, source, ours, {path: theirs[found[path]] for path in ours if path in found})
 
     def value(path: str) -> Any:
         leaf = ours[path]
@@ -101,21 +96,24 @@ def render(report: Mapping[str, Any]) -> str:
     tensors = f"{loaded} of {loaded + len(random)} tensors ({size} numbers)"
     text = f"weights: {tensors} from {report['from']}"
     if random:
-        text += f"; random: {_by_layer(random)}"
+        text += f"; random: {by_layer(random)}"
     if report["unused"]:
-        text += f"; not used there: {_by_layer(report['unused'])}"
+        text += f"; not used there: {by_layer(report['unused'])}"
     return text
 
 
-def _by_layer(paths: Iterable[str]) -> str:
+def by_layer(paths: Iterable[str]) -> str:
     """ "classifier (2), fc6 (2) and 3 more layers"."""
     counts: dict[str, int] = {}
     for path in paths:
-        layer = str(PurePosixPath(path).parent) if "/" in path else path
-        counts[layer] = counts.get(layer, 0) + 1
+        counts[_layer(path)] = counts.get(_layer(path), 0) + 1
     shown = [f"{layer} ({count})" for layer, count in list(counts.items())[:_SHOWN]]
     more = len(counts) - len(shown)
     return ", ".join(shown) + (f" and {more} more layers" if more else "")
+
+
+def _layer(path: str) -> str:
+    return path.rpartition("/")[0] or path
 
 
 def _check_names(
@@ -134,22 +132,112 @@ def _check_names(
             )
 
 
-def _check_arrays(source: str, ours: Mapping[str, Any], loaded: Mapping[str, Any]) -> None:
-    wrong = [path for path, array in loaded.items() if array.shape != ours[path].shape]
-    if wrong:
-        path = wrong[0]
-        layers = list(dict.fromkeys(f"{path.rpartition('/')[0] or path}/*" for path in wrong))
-        remedy = f"start it from random numbers with --train.init.skip '{','.join(layers)}'"
-        if len(layers) > 2 * _SHOWN:
-            remedy = "give the network the settings of the one there"
-        more = f" (and {len(wrong) - 1} more differ)" if len(wrong) > 1 else ""
-        raise UserError(
-            f"{path} is {list(ours[path].shape)} here and {list(loaded[path].shape)} in {source}"
-            f"{more}: {remedy}"
+def _found(
+    init: config.Init, source: str, ours: Mapping[str, Any], theirs: Mapping[str, Any], keras: Any
+) -> dict[str, str]:
+    """Paths here -> the names there that belong in them."""
+    places = _places(init.rename, theirs, keras)
+    found: dict[str, str] = {}
+    for name, place in places.items():
+        for path in _fitting(place, ours):
+            if matches(path, init.skip):
+                continue
+            if path in found:
+                raise UserError(
+                    f"{found[path]} and {name} of {source} both belong in {path}: choose with "
+                    "train.init.rename"
+                )
+            found[path] = name
+    _check_layers(init, source, ours, places, found)
+    return found
+
+
+def _check_layers(
+    init: config.Init,
+    source: str,
+    ours: Mapping[str, Any],
+    places: Mapping[str, str],
+    found: Mapping[str, str],
+) -> None:
+    """Raises:
+    UserError: a layer's arrays have other names there. PyTorch's bias is called as ours, and would
+      be loaded without its kernel.
+    """
+    empty: dict[str, str] = {}
+    for path in ours:
+        if path not in found and not matches(path, init.skip):
+            empty.setdefault(_layer(path), path)
+    other = {
+        name: empty[layer]
+        for name, place in places.items()
+        if not _fitting(place, ours)
+        for layer in _fitting(_layer(place), empty)
+    }
+    if other:
+        order = list(ours)
+        name, path = min(other.items(), key=lambda p: (not _is_weight(p[0]), order.index(p[1])))
+        more = f" (and {len(other) - 1} more like it)" if len(other) > 1 else ""
+        remedy = (
+            "call its arrays as ours, or start the layer from random numbers with "
+            f"{_skip(init, [_layer(path)])}"
         )
+        if _is_weight(name):
+            remedy = f"{_RENAME} and {_TRANSPOSE}"
+        raise UserError(f"{source} has {name} where {path} belongs{more}: {remedy}")
+
+
+def _is_weight(name: str) -> bool:
+    return name.rpartition("/")[2] == "weight"
+
+
+def _check_arrays(
+    init: config.Init, source: str, ours: Mapping[str, Any], loaded: Mapping[str, Any]
+) -> None:
+    shapes = {
+        path: (tuple(ours[path].shape), tuple(array.shape))
+        for path, array in loaded.items()
+        if array.shape != ours[path].shape
+    }
+    if shapes:
+        path, remedy = _remedy(init, shapes)
+        here, there = map(list, shapes[path])
+        more = f" (and {len(shapes) - 1} more differ)" if len(shapes) > 1 else ""
+        raise UserError(f"{path} is {here} here and {there} in {source}{more}: {remedy}")
     for path, array in loaded.items():
         if not np.isfinite(np.asarray(array, np.float32)).all():
             raise UserError(f"{source} has numbers for {path} that are not finite: take another")
+
+
+def _remedy(
+    init: config.Init, shapes: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]
+) -> tuple[str, str]:
+    """Of shapes that differ, here and there: the path that tells why, and what to do."""
+    layers = list(dict.fromkeys(map(_layer, shapes)))
+    # A layer of another size has another bias too.
+    straight = {_layer(path) for path, pair in shapes.items() if not _is_transposed(*pair)}
+    for path in shapes:
+        if _layer(path) not in straight:
+            return path, f"that is PyTorch's layout, so {_TRANSPOSE}"
+    for path, (here, there) in shapes.items():
+        if len(here) > 2 and (*here[:-2], here[-1]) == (*there[:-2], there[-1]):
+            # Of one image stream, and of two as channels.
+            if (here[-2], there[-2]) in ((1, 3), (2, 6)):
+                return path, "give it colours too, with --data.image_color rgb"
+            if (here[-2], there[-2]) in ((3, 1), (6, 2)):
+                return path, "give it gray images too, with --data.image_color gray"
+    if len(layers) > 2 * _SHOWN:
+        return next(iter(shapes)), "give the network the settings of the one there"
+    return next(iter(shapes)), f"start it from random numbers with {_skip(init, layers)}"
+
+
+def _skip(init: config.Init, layers: Iterable[str]) -> str:
+    patterns = ",".join((*init.skip, *(f"{layer}/*" for layer in layers)))
+    return f"--train.init.skip '{patterns}'"
+
+
+def _is_transposed(here: tuple[int, ...], there: tuple[int, ...]) -> bool:
+    """[*window, in, out] here, [out, in, *window] there; a depthwise kernel is [in, 1, *window]."""
+    return there in ((*here[:-3:-1], *here[:-2]), (*here[-2:], *here[:-2]))
 
 
 def _nothing(
@@ -161,14 +249,45 @@ def _nothing(
 ) -> str:
     """The message for a source that has nothing for this network."""
     text = f"nothing in {source} belongs here: it has {_some(theirs)}; here are {_some(ours)}"
-    guesses = [("", part) for part in dict.fromkeys(path.split("/")[0] for path in ours)]
-    if keras is None:
-        guesses += [(part, "") for part in dict.fromkeys(name.split("/")[0] for name in theirs)]
-    for there, here in () if init.rename else guesses:
+    wanted = [path for path in ours if not matches(path, init.skip)]
+    for rename in _guesses(init.rename, wanted, theirs, keras):
+        guess = dataclasses.replace(init, rename=rename)
         with suppress(UserError):
-            if any(_places({there: here}, ours, theirs, keras).values()):
-                return f'{text}; try --train.init.rename \'{{"{there}": "{here}"}}\''
+            if found := _found(guess, source, ours, theirs, keras):
+                loaded = {path: theirs[name] for path, name in found.items()}
+                _check_arrays(guess, source, ours, loaded)
+                return f"{text}; try --train.init.rename '{json.dumps(rename)}'"
+    if keras is None and any(map(_is_weight, theirs)):
+        text += f"; {_RENAME} and {_TRANSPOSE}"
     return f"{text}; say which is which with train.init.rename"
+
+
+def _guesses(
+    rename: Mapping[str, str], ours: Iterable[str], theirs: Iterable[str], keras: Any
+) -> Iterator[dict[str, str]]:
+    """What may have been meant by `train.init.rename`, the likeliest first."""
+    yield {}
+    if keras is None:
+        parts = _parts(theirs)
+        for here, inner in _parts(ours).items():
+            for there in parts:
+                if parts[there] == inner:  # stack_crops there, stack_frontal here
+                    yield {**rename, there: here}
+    for part in dict.fromkeys(path.split("/")[0] for path in ours):
+        yield {**rename, "": part}
+    if keras is None:
+        for part in dict.fromkeys(name.split("/")[0] for name in theirs):
+            yield {**rename, part: ""}
+
+
+def _parts(paths: Iterable[str]) -> dict[str, set[str]]:
+    """What holds layers -> the paths inside, the outermost first."""
+    parts: dict[str, set[str]] = {}
+    for path in paths:
+        names = path.split("/")
+        for depth in range(1, len(names) - 1):
+            parts.setdefault("/".join(names[:depth]), set()).add("/".join(names[depth:]))
+    return parts
 
 
 def _some(names: Iterable[str]) -> str:
@@ -180,10 +299,15 @@ def _under(name: str, prefix: str) -> bool:
     return not prefix or name == prefix or name.startswith(f"{prefix}/")
 
 
-def _places(
-    rename: Mapping[str, str], ours: Mapping[str, Any], theirs: Iterable[str], keras: Any
-) -> dict[str, list[str]]:
-    """Names there -> the paths here that they belong in.
+def _fitting(place: str, paths: Mapping[str, Any]) -> list[str]:
+    """The paths that a place stands for: itself, or several if it has a *."""
+    if "*" in place:
+        return [path for path in paths if fnmatchcase(path, place)]
+    return [place] if place in paths else []
+
+
+def _places(rename: Mapping[str, str], theirs: Iterable[str], keras: Any) -> dict[str, str]:
+    """Names there -> the path here that each would have, maybe with a *.
 
     Args:
       keras: the network's settings, if the names are Keras's.
@@ -192,7 +316,7 @@ def _places(
     for name in theirs:
         fitting = [prefix for prefix in rename if _under(name, prefix)]
         groups.setdefault(max(fitting, key=len, default=""), []).append(name)
-    places: dict[str, list[str]] = {}
+    places: dict[str, str] = {}
     for prefix, names in groups.items():
         here = rename.get(prefix, "")
         rests = {name: name[len(prefix) :].lstrip("/") for name in names}
@@ -201,11 +325,7 @@ def _places(
         else:
             inside = weights.name_map(_part(keras, here), rests.values())
         for name in names:
-            path = "/".join(filter(None, (here, inside[rests[name]])))
-            if "*" in path:
-                places[name] = [own for own in ours if fnmatchcase(own, path)]
-            else:
-                places[name] = [path] if path in ours else []
+            places[name] = "/".join(filter(None, (here, inside[rests[name]])))
     return places
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from fer_jax.data.statistics import Statistics, fit_statistics
 from fer_jax.errors import UserError
 from fer_jax.labels import LabelSpace, make_label_space
 from fer_jax.models.paths import flatten, matches
+from fer_jax.records import Clip
 from fer_jax.training import optim, parallel, steps
 from fer_jax.training.inputs import inputs_of
 from fer_jax.training.losses import make_loss
@@ -46,26 +47,73 @@ class Dataset:
     facts: dict[str, Any]
 
 
+@dataclass(frozen=True)
+class Records:
+    """A record directory as an experiment reads it, before any split.
+
+    Attributes:
+      corpus: the record directory.
+      clips: its clips; in memory where they are small.
+      label_space: the classes.
+      inputs: what the network reads of a sample.
+    """
+
+    corpus: corpus.Corpus
+    clips: Sequence[Clip]
+    label_space: LabelSpace
+    inputs: models.Inputs
+
+
+def read_records(experiment: Experiment) -> Records:
+    """Opens the records that the experiment reads.
+
+    Raises:
+      UserError: no such records, or they lack what the config reads.
+    """
+    data = experiment.data
+    if not data.dir:
+        raise UserError("no data: give a record directory with --data.dir DIR")
+    found = corpus.load(data.dir, streams=samples.streams_of(data))
+    inputs = inputs_of(data, found.image_shapes)
+    # Splitting, auditing and sampling each look at every clip: kept, but for images.
+    clips = found if data.images else list(found)
+    label_space = make_label_space(data.labels, {clip.emotion for clip in clips})
+    return Records(found, clips, label_space, inputs)
+
+
 def load_dataset(experiment: Experiment) -> Dataset:
     """Reads the records and makes the training and validation samples.
 
     Raises:
       UserError: no such records, or they cannot be split or used as the config wants.
     """
-    data = experiment.data
-    if not data.dir:
-        raise UserError("no data: give a record directory with --data.dir DIR")
-    records = corpus.load(data.dir, streams=samples.streams_of(data))
-    inputs = inputs_of(data, records.image_shapes)
-    # Splitting, auditing and sampling each look at every clip: kept, but for images.
-    clips = records if data.images else list(records)
-    label_space = make_label_space(data.labels, {clip.emotion for clip in clips})
-    split = protocols.make_split(clips, experiment.protocol)
-    chosen = samples.apply_caps(clips, split.train, data)
-    train = samples.make_samples(clips, chosen, label_space, data)
+    records = read_records(experiment)
+    split = protocols.make_split(records.clips, experiment.protocol)
+    return make_dataset(experiment, records, split)
+
+
+def make_dataset(
+    experiment: Experiment, records: Records, split: protocols.Split, whole: Samples | None = None
+) -> Dataset:
+    """The training and validation samples of a split.
+
+    Args:
+      whole: samples of the clips of all parts, where they are made already.
+
+    Raises:
+      UserError: the split cannot be used as the config wants.
+    """
+    data, clips, label_space = experiment.data, records.clips, records.label_space
+
+    def make(chosen: np.ndarray) -> Samples:
+        if whole is not None and len(found := whole.of_clips(chosen)):
+            return found
+        return samples.make_samples(clips, chosen, label_space, data)
+
+    train = make(samples.apply_caps(clips, split.train, data))
     validation = None
     if len(split.validation):
-        validation = samples.make_samples(clips, split.validation, label_space, data)
+        validation = make(split.validation)
     elif experiment.train.monitor.startswith("validation/"):
         raise UserError(
             f"--train.monitor {experiment.train.monitor} with nothing to validate on: set "
@@ -77,22 +125,30 @@ def load_dataset(experiment: Experiment) -> Dataset:
             "there is nothing to tell apart"
         )
     counts = np.bincount(train.label, minlength=len(label_space.classes))
+    parts = [train, validation] if validation else [train]
     facts = {
         "protocol": split.name,
         "split_sha256": split.sha256,
-        "data_sha256": records.data_sha256,
+        "data_sha256": records.corpus.data_sha256,
         "audit": audit.audit(clips, split),
         "label_space": label_space.to_json(),
         "class_counts": dict(zip(label_space.classes, counts.tolist(), strict=True)),
         "samples": {"train": len(train), "validation": len(validation) if validation else 0},
-        "faceless": train.faceless + (validation.faceless if validation else 0),
-        "short": train.short + (validation.short if validation else 0),
-        "inputs": dataclasses.asdict(inputs),
-        "image_shapes": records.image_shapes,
-        "recipe": _recipe(records.metadata),
-        "extracted": records.extracted.facts if records.extracted else None,
+        "faceless": sum(part.left_out("faceless") for part in parts),
+        "short": sum(part.left_out("short") for part in parts),
+        "inputs": dataclasses.asdict(records.inputs),
+        "image_shapes": records.corpus.image_shapes,
+        "recipe": _recipe(records.corpus.metadata),
+        "extracted": records.corpus.extracted.facts if records.corpus.extracted else None,
+        "notes": [],
     }
-    return Dataset(label_space, split, train, validation, inputs, facts)
+    if short := facts["short"]:
+        clips_used = sum(len(np.unique(part.clip)) for part in parts)
+        facts["notes"].append(
+            f"{short} of {short + clips_used} training and validation clips are shorter than a "
+            f"window of {data.frames} frames and are not used: a smaller --data.frames uses them"
+        )
+    return Dataset(label_space, split, train, validation, records.inputs, facts)
 
 
 def _recipe(metadata: Mapping[str, Any]) -> dict[str, Any]:
@@ -174,7 +230,8 @@ def make_job(experiment: Experiment, dataset: Dataset, statistics: Statistics | 
     if statistics is None:
         statistics = fit_statistics(dataset.train, experiment.data)
     steps_per_epoch = -(-len(dataset.train) // settings.batch)
-    optimizer = optim.make_optimizer(experiment.optim, steps_per_epoch, settings.epochs)
+    lengths = optim.lengths(experiment.optim, steps_per_epoch, settings.epochs)
+    optimizer = optim.make_optimizer(experiment.optim, lengths)
     shapes = jax.eval_shape(model.init, jax.random.key(0))
     trained, frozen = divide(shapes["params"], settings.freeze)
     _check(experiment, trained, frozen)
@@ -184,7 +241,7 @@ def make_job(experiment: Experiment, dataset: Dataset, statistics: Statistics | 
         mesh=mesh,
         model=model,
         optimizer=optimizer,
-        schedule=optim.make_schedule(experiment.optim, steps_per_epoch, settings.epochs),
+        schedule=optim.make_schedule(experiment.optim, lengths),
         statistics=statistics,
         label_space=dataset.label_space,
         facts=dataset.facts,

@@ -21,6 +21,7 @@ from fer_jax.training import checkpoint, metrics, parallel
 from fer_jax.training.interrupts import Interrupted, Interrupts
 from fer_jax.training.job import Job
 from fer_jax.training.metrics import Metrics
+from fer_jax.training.monitor import judge
 from fer_jax.training.pace import Pace, run_calls
 from fer_jax.training.progress import Progress, begin, due, no_metrics, restore_point, save, to_meta
 from fer_jax.training.run_directory import History, LoadedRun, checkpoints_of, claim, load_run
@@ -34,7 +35,10 @@ OnProgress = Callable[[int, int, str], None]
 
 
 def train(
-    experiment: Experiment, run_dir: str | Path, on_progress: OnProgress | None = None
+    experiment: Experiment,
+    run_dir: str | Path,
+    on_progress: OnProgress | None = None,
+    on_note: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     """Trains an experiment, or goes on with it where it stopped, or says that it is finished.
 
@@ -45,6 +49,7 @@ def train(
       experiment: what to train, with `data.dir` set.
       run_dir: made if absent.
       on_progress: called after every epoch.
+      on_note: called before the first with each line for the user that there is by then.
 
     Returns:
       JSON-ready: epochs, finished, monitor, best (its value), best_epoch, train and validation
@@ -63,6 +68,8 @@ def train(
             notes.append(f"{run} is finished: nothing to train")
             return _summary(run, experiment, found[1], notes)
         job, progress = begin(experiment, run, found, notes)
+        for note in notes if on_note is not None else ():
+            on_note(note)
         settings, history = experiment.train, History(run)
         tracker = Tracker(run / "tensorboard", progress.epoch + 1, experiment.track.tensorboard)
         notes += [tracker.note] if tracker.note else []
@@ -133,26 +140,16 @@ def _finish_epoch(job: Job, progress: Progress, pace: Pace, began: float) -> dic
     progress.epoch += 1
     epoch, last = progress.epoch, progress.epoch == settings.epochs
     line: dict[str, Any] = {"epoch": epoch, "step": progress.step}
-    trained = to_host(progress.counted)
-    line |= {f"train/{name}": value for name, value in _scores(job, trained).items()}
+    line |= metrics.figures("train", to_host(progress.counted), job.experiment.data.landmarks)
     progress.counted = no_metrics(job)
     if job.validation is not None and (last or epoch % settings.evaluate_every == 0):
         validated = _validate(job, progress, pace)
-        line |= {f"validation/{name}": value for name, value in _scores(job, validated).items()}
-    if settings.monitor in line:
-        value = line[settings.monitor]
-        if not math.isfinite(value):
-            raise UserError(
-                f"{settings.monitor} is not finite in epoch {epoch}: lower --optim.lr (now "
-                f"{job.experiment.optim.lr:g}), in another run directory"
-            )
-        progress.monitor = progress.monitor.update(settings, epoch, value)
-        if progress.monitor.best_epoch == epoch:
-            progress.best = snapshot(progress.state.variables)
-        if progress.monitor.exhausted(settings, epoch):
-            progress.finished = "early stop"
-    if last:
-        progress.finished = progress.finished or "epochs"
+        line |= metrics.figures("validation", validated, job.experiment.data.landmarks)
+    progress.monitor, progress.finished = judge(
+        settings, progress.monitor, epoch, line, job.experiment.optim.lr
+    )
+    if progress.monitor.best_epoch == epoch:
+        progress.best = snapshot(progress.state.variables)
     line["lr"] = float(np.asarray(job.schedule(progress.step)))
     line["seconds"] = round(time.monotonic() - began, 4)
     return line
@@ -172,14 +169,6 @@ def _validate(job: Job, progress: Progress, pace: Pace) -> Metrics:
 
     run_calls(pace, job.mesh, 0, len(order[0]), call, lambda _: None, lambda: False)
     return to_host(counted)
-
-
-def _scores(job: Job, counted: Metrics) -> dict[str, float]:
-    values = {name: float(v) for name, v in metrics.scores(np.asarray(counted.confusion)).items()}
-    values["loss"] = float(counted.loss) / float(counted.count)
-    if job.experiment.data.landmarks:
-        values["landmark_error"] = float(counted.landmark_error) / float(counted.count)
-    return values
 
 
 def _figures(line: dict[str, Any]) -> str:

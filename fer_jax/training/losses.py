@@ -40,23 +40,29 @@ def class_weights(settings: config.Loss, class_counts: np.ndarray) -> np.ndarray
 
 
 def make_loss(settings: config.Loss, class_counts: np.ndarray, *, weighted: bool = True) -> Loss:
+    """`loss_of` with the class weights of a training set.
+
+    Args:
+      class_counts: [K] training examples of each class.
+      weighted: False leaves class weights out, as Keras does in validation.
+    """
+    plain = np.ones(len(class_counts), np.float32)
+    return loss_of(settings, class_weights(settings, class_counts) if weighted else plain)
+
+
+def loss_of(settings: config.Loss, weights: jax.Array | np.ndarray) -> Loss:
     """The loss of each example of a batch.
 
     cross-entropy: -sum_k y_k log p_k. mse: mean over the classes of (p_k - y_k)^2. focal:
     -alpha sum_k y_k (1 - p_k)^gamma log p_k (Lin et al. 2017, eq. 5, as Keras's
     CategoricalFocalCrossentropy). y is one-hot, smoothed to (1 - s) y + s / K.
 
-    Class weights multiply an example's loss, as Keras's `class_weight`: a batch's loss is
-    sum(weight * loss) / examples, whatever the weights add up to.
-
     Args:
-      class_counts: [K] training examples of each class.
-      weighted: False leaves class weights out, as Keras does in validation.
+      weights: f32[K], which multiply an example's loss by its class, as Keras's `class_weight`: a
+        batch's loss is sum(weight * loss) / examples, whatever the weights add up to.
     """
-    classes = len(class_counts)
-    weights = jnp.asarray(
-        class_weights(settings, class_counts) if weighted else np.ones(classes, np.float32)
-    )
+    classes = len(weights)
+    weights = jnp.asarray(weights)
     smoothing = settings.label_smoothing
 
     def loss(logits: jax.Array, labels: jax.Array) -> jax.Array:

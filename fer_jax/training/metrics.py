@@ -76,6 +76,15 @@ def scores(confusion: np.ndarray) -> dict[str, np.ndarray]:
     }
 
 
+def figures(part: str, counted: Metrics, landmarks: bool) -> dict[str, float]:
+    """A line of history's figures of one part, "train" or "validation"; `counted` on the host."""
+    values = {name: float(value) for name, value in scores(np.asarray(counted.confusion)).items()}
+    values["loss"] = float(counted.loss) / float(counted.count)
+    if landmarks:
+        values["landmark_error"] = float(counted.landmark_error) / float(counted.count)
+    return {f"{part}/{name}": value for name, value in values.items()}
+
+
 def compute(confusion: np.ndarray, classes: Sequence[str] | None = None) -> dict[str, Any]:
     """The figures of one confusion matrix, ready for JSON.
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from fer_jax import config
+from fer_jax.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -36,3 +40,30 @@ class Monitor:
         """`early_stop.patience` epochs have passed without a gain."""
         patience = settings.early_stop.patience
         return patience > 0 and epoch - self.reference_epoch >= patience
+
+
+def judge(
+    settings: config.Train, monitor: Monitor, epoch: int, line: Mapping[str, Any], lr: float
+) -> tuple[Monitor, str]:
+    """The monitor after an epoch's line of history, and why training is over ("" if it is not).
+
+    Args:
+      lr: the config's, for the message.
+
+    Raises:
+      UserError: the monitored figure is not finite.
+    """
+    finished = ""
+    if settings.monitor in line:
+        value = line[settings.monitor]
+        if not math.isfinite(value):
+            raise UserError(
+                f"{settings.monitor} is not finite in epoch {epoch}: lower --optim.lr (now "
+                f"{lr:g}), in another run directory"
+            )
+        monitor = monitor.update(settings, epoch, value)
+        if monitor.exhausted(settings, epoch):
+            finished = "early stop"
+    if epoch == settings.epochs:
+        finished = finished or "epochs"
+    return monitor, finished

@@ -55,28 +55,42 @@ def scale_by_adam(amsgrad: bool = False) -> optax.GradientTransformation:
     return optax.GradientTransformation(init, update)
 
 
-def make_schedule(settings: config.Optim, steps_per_epoch: int, epochs: int) -> optax.Schedule:
+class Lengths(NamedTuple):
+    """Steps of a schedule, numbers or arrays."""
+
+    warmup: Any
+    """Until the learning rate has risen."""
+    total: Any
+    """In all."""
+
+
+def lengths(settings: config.Optim, steps_per_epoch: int, epochs: int) -> Lengths:
+    return Lengths(round(settings.warmup_epochs * steps_per_epoch), steps_per_epoch * epochs)
+
+
+def make_schedule(settings: config.Optim, steps: Lengths) -> optax.Schedule:
     """The learning rate as a function of the steps done.
 
     constant: lr. inverse-time: lr / (1 + decay * step), as Keras 2's `decay`. cosine: to 0 at the
     last step. triangular: up from lr_low to lr in half_cycle steps, and down again (Smith 2017;
     docs/reproduction.md 4.3). A warm-up rises linearly from 0 and the schedule starts after it.
     """
-    warmup = round(settings.warmup_epochs * steps_per_epoch)
-    schedule: optax.Schedule
-    if settings.schedule == "inverse-time":
-        schedule = lambda step: settings.lr / (1.0 + settings.decay * step)  # noqa: E731
-    elif settings.schedule == "triangular":
-        schedule = lambda step: _triangular(settings, step)  # noqa: E731
-    elif settings.schedule == "cosine":
-        rest = max(steps_per_epoch * epochs - warmup, 1)
-        schedule = optax.cosine_decay_schedule(settings.lr, rest)
-    else:
-        schedule = optax.constant_schedule(settings.lr)
-    if not warmup:
-        return schedule
-    rise = optax.linear_schedule(0.0, settings.lr, warmup)
-    return optax.join_schedules([rise, schedule], [warmup])
+
+    def after_warmup(step: Any) -> Any:
+        if settings.schedule == "inverse-time":
+            return settings.lr / (1.0 + settings.decay * step)
+        if settings.schedule == "triangular":
+            return _triangular(settings, step)
+        if settings.schedule == "cosine":
+            share = jnp.clip(step / jnp.maximum(steps.total - steps.warmup, 1), 0, 1)
+            return settings.lr * (0.5 * (1 + jnp.cos(jnp.pi * share)))
+        return jnp.asarray(settings.lr, jnp.float32)
+
+    def schedule(step: Any) -> Any:
+        rise = settings.lr * (step / jnp.maximum(steps.warmup, 1))
+        return jnp.where(step < steps.warmup, rise, after_warmup(step - steps.warmup))
+
+    return schedule if settings.warmup_epochs else after_warmup
 
 
 def _triangular(settings: config.Optim, step: Any) -> jax.Array:
@@ -93,9 +107,7 @@ def _kernels(params: Any) -> Any:
     )
 
 
-def make_optimizer(
-    settings: config.Optim, steps_per_epoch: int, epochs: int
-) -> optax.GradientTransformation:
+def make_optimizer(settings: config.Optim, steps: Lengths) -> optax.GradientTransformation:
     """The optimizer of a config.
 
     The gradient's global norm is clipped first. `weight_decay` is then L2 added to the gradient
@@ -103,11 +115,11 @@ def make_optimizer(
     too (adamw: as Keras), unless `decay_kernels_only`. SGD's momentum accumulates lr * gradient, as
     Keras.
     """
-    rate = optax.scale_by_learning_rate(make_schedule(settings, steps_per_epoch, epochs))
+    rate = optax.scale_by_learning_rate(make_schedule(settings, steps))
     clip = [optax.clip_by_global_norm(settings.clip_norm)] if settings.clip_norm else []
     mask = _kernels if settings.decay_kernels_only else None
     decay = []
-    if settings.weight_decay:
+    if not config.off(settings.weight_decay):
         decay = [optax.add_decayed_weights(settings.weight_decay, mask)]
     if settings.name == "sgd":
         momentum = []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,15 +14,14 @@ import numpy as np
 from fer_jax.config import Experiment
 from fer_jax.data import protocols
 from fer_jax.errors import UserError
+from fer_jax.models.paths import flatten, matches
 from fer_jax.training import checkpoint, metrics, parallel
-from fer_jax.training.initial import initial_variables, render
+from fer_jax.training.initial import by_layer, initial_variables, render
 from fer_jax.training.job import Job, load_dataset, make_job
 from fer_jax.training.metrics import Metrics
 from fer_jax.training.monitor import Monitor
 from fer_jax.training.run_directory import History, checkpoints_of, empty
 from fer_jax.training.state import TrainState, snapshot, to_host
-
-_LOG = logging.getLogger(__name__)
 
 
 @dataclass
@@ -59,7 +57,6 @@ def restore_point(run: Path, notes: list[str]) -> tuple[int, dict[str, Any]] | N
     step, problems = checkpoint.find_intact(directory)
     for problem in problems:
         notes.append(f"{problem}: went back to the checkpoint of step {step}")
-        _LOG.warning(notes[-1])
     return step, checkpoint.read(directory, step, {"meta": None})["meta"]
 
 
@@ -74,19 +71,15 @@ def begin(
     classes = len(dataset.label_space.classes)
     if found is None:
         job = make_job(experiment, dataset)
-        variables = job.first_variables()
-        init = experiment.train.init
-        if init.run or init.weights:
-            variables, report = initial_variables(init, variables, experiment.model)
-            dataset.facts["initial"] = report
-            notes.append(render(report))
+        variables = first_variables(experiment, job.first_variables(), dataset.facts)
         state = job.first_state(variables)
         progress = Progress(_place(state, job), no_metrics(job), _place(state.variables, job))
     else:
         step, meta = found
         _same_data(meta["facts"], dataset.facts, experiment)
-        if "initial" in meta["facts"]:
-            dataset.facts["initial"] = meta["facts"]["initial"]
+        dataset.facts.update(
+            {k: meta["facts"][k] for k in ("initial", "notes") if k in meta["facts"]}
+        )
         directory = checkpoints_of(run)
         best = checkpoint.read(directory, step, {"best": None})["best"]
         job = make_job(experiment, dataset, best["statistics"])
@@ -106,10 +99,32 @@ def begin(
             saved_epoch=said["epoch"],
         )
         notes.append(f"went on after epoch {progress.epoch} of {experiment.train.epochs}")
-        _LOG.info(notes[-1])
+    notes += dataset.facts["notes"]
     History(run).rewind(progress.epoch)
     protocols.save_split(run / "split.csv", dataset.split)
     return job, progress
+
+
+def first_variables(
+    experiment: Experiment, random: dict[str, Any], facts: dict[str, Any]
+) -> dict[str, Any]:
+    """The variables before the first step: random, with what `train.init` names in their place.
+
+    What was loaded goes into `facts`, and that a frozen part was not.
+    """
+    settings, variables, report = experiment.train, random, {}
+    if settings.init.run or settings.init.weights:
+        variables, report = initial_variables(settings.init, random, experiment.model)
+        facts["initial"] = report
+        facts["notes"].append(render(report))
+    paths = flatten(random["params"])
+    still = [path for path in report.get("random", paths) if path in paths]
+    if frozen := by_layer(path for path in still if matches(path, settings.freeze)):
+        facts["notes"].append(
+            f"frozen, and random: {frozen}: nothing trains them; start them from another run with "
+            "--train.init.run, or from a file with --train.init.weights"
+        )
+    return variables
 
 
 def _same_data(before: dict[str, Any], now: dict[str, Any], experiment: Experiment) -> None:

@@ -72,23 +72,13 @@ def claim(run: Path, experiment: Experiment) -> Iterator[None]:
             raise
 
 
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(value, dict) or not value:
-        return {prefix[:-1]: value}
-    leaves = (_flat(item, f"{prefix}{key}.") for key, item in value.items())
-    return {key: leaf for part in leaves for key, leaf in part.items()}
-
-
 def _compare(run: Path, before: Experiment, now: Experiment) -> None:
-    old, new = _flat(before.to_json()), _flat(now.to_json())
-    keys = [
-        key
-        for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key)
-        and not any(key == free or key.startswith(f"{free}.") for free in FREE)
-    ]
-    if keys:
-        changes = ", ".join(f"{key} {old.get(key)!r} -> {new.get(key)!r}" for key in keys)
+    changes = ", ".join(
+        f"{key} {old!r} -> {new!r}"
+        for key, (old, new) in config.differences([before, now]).items()
+        if not any(key == free or key.startswith(f"{free}.") for free in FREE)
+    )
+    if changes:
         raise UserError(
             f"{run} holds a run of another config ({changes}): undo the change, or train in "
             "another directory"

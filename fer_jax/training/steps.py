@@ -17,7 +17,7 @@ import optax
 from jax import lax
 from jax.sharding import Mesh
 
-from fer_jax.config import Experiment
+from fer_jax.config import Experiment, off
 from fer_jax.data import augment, batches
 from fer_jax.data.samples import Samples
 from fer_jax.data.statistics import Statistics
@@ -98,6 +98,129 @@ def _training_batch(
     return batch, lambda loss: share * loss(label) + (1 - share) * loss(other)
 
 
+#: (state, metrics so far, resident, key, index i32[b], weight f32[b]) -> (state, metrics)
+Update = Callable[..., tuple[TrainState, Metrics]]
+#: (variables, metrics so far, resident, index i32[b], weight f32[b]) -> metrics
+Measure = Callable[..., Metrics]
+
+
+class Devices(NamedTuple):
+    """The devices that share a batch: those of a mapped axis, or one alone."""
+
+    axis: str | None = None
+    count: int = 1
+
+    @property
+    def place(self) -> jax.Array | int:
+        return 0 if self.axis is None else lax.axis_index(self.axis)
+
+    def total(self, tree: Any) -> Any:
+        return tree if self.axis is None else lax.psum(tree, self.axis)
+
+
+ALONE = Devices()
+
+
+def make_update(
+    model: Model,
+    settings: Experiment,
+    loss: Loss,
+    optimizer: optax.GradientTransformation,
+    devices: Devices = ALONE,
+) -> Update:
+    """One step of training on one batch, for jit.
+
+    The loss of a batch is sum(weight * loss) / examples + penalty; examples are those of order
+    weight 1, over all devices, so padding counts nothing and devices do not change the sum. An
+    example draws its dropout and its augmentation from fold_in(fold_in(key, step), its place in
+    the batch), wherever it lies. A batch may be computed in `train.accumulate` parts: the
+    gradient is the same, BatchNorm sees one part at a time.
+    """
+    train = settings.train
+    terms, freeze, parts = train.loss, train.freeze, train.accumulate
+
+    def update(state, counted, resident, key, chosen, real):  # type: ignore[no-untyped-def]
+        count = devices.total(jnp.sum(real))
+        step_key = jax.random.fold_in(key, state.step)
+        place = devices.place * len(chosen) + jnp.arange(len(chosen))
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(step_key, place)
+        trained, frozen = divide(state.params, freeze)
+
+        def part(stats: Any, examples: _Examples) -> tuple[Any, Any, Metrics]:
+            """New stats, this part's share of the gradient, and its metrics."""
+            batch, by_label = _training_batch(resident, examples, step_key, settings)
+            label = resident["label"][examples.index]
+            share = examples.weight * resident["weight"][examples.index] / count
+
+            def objective(trained: Any) -> tuple[jax.Array, Any]:
+                variables = {"params": merge(trained, frozen), "stats": stats}
+                outputs, new = model.apply(variables, batch, train=True, key=examples.keys)
+                value = terms.emotion * by_label(lambda truth: loss(outputs.logits, truth))
+                error = _landmark_error(outputs, batch)
+                if not off(terms.landmarks):
+                    value = value + terms.landmarks * error
+                penalty = model.penalty(variables["params"]) / (devices.count * parts)
+                return jnp.sum(share * value) + penalty, (outputs.logits, error, new)
+
+            gradient = jax.value_and_grad(objective, has_aux=True)
+            (value, (logits, error, new)), grads = gradient(trained)
+            matrix = metrics.confusion(logits, label, examples.weight)
+            errors = jnp.sum(examples.weight * error)
+            return new, grads, Metrics(matrix, value * count, jnp.zeros(()), errors)
+
+        examples = _Examples(chosen, real, keys)
+        if parts == 1:
+            stats, grads, found = part(state.stats, examples)
+        else:
+            cut = jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), examples)
+
+            def add(carry: Any, one: _Examples) -> tuple[Any, None]:
+                stats, grads, found = part(carry[0], one)
+                return (stats, *jax.tree.map(jnp.add, carry[1:], (grads, found))), None
+
+            nothing = (jax.tree.map(jnp.zeros_like, trained), _no_metrics(counted))
+            (stats, grads, found), _ = lax.scan(add, (state.stats, *nothing), cut)
+        grads, found = devices.total((grads, found))
+        updates, opt_state = optimizer.update(grads, state.opt_state, trained)
+        params: Any = merge(optax.apply_updates(trained, updates), frozen)  # type: ignore[arg-type]
+        done = state.step + 1
+        ema = state.ema
+        if ema is not None:
+            ema = average(ema, params, train.ema, done)
+        state = TrainState(done, params, stats, opt_state, ema)
+        return state, jax.tree.map(jnp.add, counted, found._replace(count=count))
+
+    return update
+
+
+def make_measure(
+    model: Model,
+    settings: Experiment,
+    loss: Loss,
+    devices: Devices = ALONE,
+) -> Measure:
+    """The metrics of one batch without dropout, for jit; the loss includes the penalty."""
+    terms = settings.train.loss
+
+    def measure(variables, counted, resident, chosen, real):  # type: ignore[no-untyped-def]
+        batch = {**_gather(resident, chosen, settings), "weight": real}
+        label = resident["label"][chosen]
+        # Without dropout the key is not read.
+        outputs, _ = model.apply(variables, batch, train=False, key=jax.random.key(0))
+        error = _landmark_error(outputs, batch)
+        values = terms.emotion * loss(outputs.logits, label) + terms.landmarks * error
+        values = values + model.penalty(variables["params"])
+        found = Metrics(
+            metrics.confusion(outputs.logits, label, real),
+            jnp.sum(real * values),
+            jnp.sum(real),
+            jnp.sum(real * error),
+        )
+        return jax.tree.map(jnp.add, counted, devices.total(found))
+
+    return measure
+
+
 def make_train_step(
     model: Model,
     settings: Experiment,
@@ -107,91 +230,34 @@ def make_train_step(
 ) -> TrainStep:
     """Steps `start` to `stop` of an epoch, as one call that takes the state's memory.
 
-    The loss of a batch is sum(weight * loss) / examples + penalty; examples are those of order
-    weight 1, over all devices, so padding counts nothing and devices do not change the sum. An
-    example draws its dropout and its augmentation from fold_in(fold_in(key, step), its place in
-    the batch), wherever it lies. A batch may be computed in `train.accumulate` parts: the
-    gradient is the same, BatchNorm sees one part at a time.
-
     Returns:
       A function of (state, metrics so far, resident, key, index i32[D, S, b], weight f32[D, S, b],
-      start i32[], stop i32[]) to (state, metrics); the parts divide b.
+      start i32[], stop i32[]) to (state, metrics); `train.accumulate` divides b.
     """
-    train = settings.train
-    terms, freeze, parts = train.loss, train.freeze, train.accumulate
+    update = make_update(model, settings, loss, optimizer, Devices(parallel.AXIS, mesh.size))
 
     def run(state, counted, resident, key, index, weight, start, stop):  # type: ignore[no-untyped-def]
         def step(i: jax.Array, carry: tuple[TrainState, Metrics]) -> tuple[TrainState, Metrics]:
-            state, counted = carry
-            chosen, real = index[i], weight[i]
-            count = lax.psum(jnp.sum(real), parallel.AXIS)
-            step_key = jax.random.fold_in(key, state.step)
-            place = lax.axis_index(parallel.AXIS) * len(chosen) + jnp.arange(len(chosen))
-            keys = jax.vmap(jax.random.fold_in, (None, 0))(step_key, place)
-            trained, frozen = divide(state.params, freeze)
+            return update(*carry, resident, key, index[i], weight[i])
 
-            def part(stats: Any, examples: _Examples) -> tuple[Any, Any, Metrics]:
-                """New stats, this part's share of the gradient, and its metrics."""
-                batch, by_label = _training_batch(resident, examples, step_key, settings)
-                label = resident["label"][examples.index]
-                share = examples.weight * resident["weight"][examples.index] / count
-
-                def objective(trained: Any) -> tuple[jax.Array, Any]:
-                    variables = {"params": merge(trained, frozen), "stats": stats}
-                    outputs, new = model.apply(variables, batch, train=True, key=examples.keys)
-                    value = terms.emotion * by_label(lambda truth: loss(outputs.logits, truth))
-                    error = _landmark_error(outputs, batch)
-                    if terms.landmarks:
-                        value = value + terms.landmarks * error
-                    penalty = model.penalty(variables["params"]) / (mesh.size * parts)
-                    return jnp.sum(share * value) + penalty, (outputs.logits, error, new)
-
-                gradient = jax.value_and_grad(objective, has_aux=True)
-                (value, (logits, error, new)), grads = gradient(trained)
-                matrix = metrics.confusion(logits, label, examples.weight)
-                errors = jnp.sum(examples.weight * error)
-                return new, grads, Metrics(matrix, value * count, jnp.zeros(()), errors)
-
-            examples = _Examples(chosen, real, keys)
-            if parts == 1:
-                stats, grads, found = part(state.stats, examples)
-            else:
-                cut = jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), examples)
-
-                def add(carry: Any, one: _Examples) -> tuple[Any, None]:
-                    stats, grads, found = part(carry[0], one)
-                    return (stats, *jax.tree.map(jnp.add, carry[1:], (grads, found))), None
-
-                nothing = (jax.tree.map(jnp.zeros_like, trained), _no_metrics(counted))
-                (stats, grads, found), _ = lax.scan(add, (state.stats, *nothing), cut)
-            grads, found = lax.psum((grads, found), parallel.AXIS)
-            updates, opt_state = optimizer.update(grads, state.opt_state, trained)
-            params: Any = merge(optax.apply_updates(trained, updates), frozen)  # type: ignore[arg-type]
-            done = state.step + 1
-            ema = state.ema
-            if ema is not None:
-                ema = average(ema, params, train.ema, done)
-            state = TrainState(done, params, stats, opt_state, ema)
-            return state, jax.tree.map(jnp.add, counted, found._replace(count=count))
-
-        return _stretch(settings, start, stop, step, (state, counted))
+        return stretch(settings, start, stop, step, (state, counted))
 
     whole_then_dealt = (None, None, None, None, 0, 0, None, None)
     mapped = parallel.map_devices(
         run, mesh, settings.parallel.mapper, whole_then_dealt, out_axes=(None, None), donate=(0,)
     )
-    if not _one_by_one(settings):
+    if not one_by_one(settings):
         return mapped
 
     def steps(state, counted, *fixed):  # type: ignore[no-untyped-def]
-        for i in _steps(fixed, mesh):
+        for i in single_steps(fixed, mesh):
             state, counted = mapped(state, counted, *fixed[:-2], *i)
         return state, counted
 
     return steps
 
 
-def _one_by_one(settings: Experiment) -> bool:
+def one_by_one(settings: Experiment) -> bool:
     """Whether a call of the compiled program is a single step.
 
     XLA's CPU convolutions take more than twice as long inside a loop, and their steps are long
@@ -200,16 +266,25 @@ def _one_by_one(settings: Experiment) -> bool:
     return bool(settings.data.images) and jax.default_backend() == "cpu"
 
 
-def _stretch(
-    settings: Experiment, start: Any, stop: Any, step: Callable[[Any, Any], Any], carry: Any
+def stretch(
+    settings: Experiment,
+    start: Any,
+    stop: Any,
+    step: Callable[[Any, Any], Any],
+    carry: Any,
+    limit: Any = None,
 ) -> Any:
-    """Steps `start` to `stop`, or only the first where calls go one by one."""
-    if _one_by_one(settings):
-        return step(start, carry)
-    return lax.fori_loop(start, stop, step, carry)
+    """Steps `start` to `stop`, none from `limit` on; only the first where calls go one by one."""
+    if not one_by_one(settings):
+        stop = stop if limit is None else jnp.minimum(stop, limit)
+        return lax.fori_loop(start, stop, step, carry)
+    new = step(start, carry)
+    if limit is None:
+        return new
+    return jax.tree.map(lambda done, before: jnp.where(start < limit, done, before), new, carry)
 
 
-def _steps(arguments: tuple[Any, ...], mesh: Mesh) -> Iterator[tuple[Any, Any]]:
+def single_steps(arguments: tuple[Any, ...], mesh: Mesh) -> Iterator[tuple[Any, Any]]:
     """Each step of a stretch, whose bounds are the last two arguments, as bounds of its own."""
     start, stop = jax.device_get(arguments[-2:])
     for i in range(int(start), int(stop)):
@@ -228,33 +303,19 @@ def _landmark_error(outputs: Outputs, batch: Mapping[str, Any]) -> jax.Array:
 
 
 def make_evaluate_step(model: Model, settings: Experiment, loss: Loss, mesh: Mesh) -> EvaluateStep:
-    """Metrics of batches `start` to `stop`, without dropout; the loss includes the penalty.
+    """Metrics of batches `start` to `stop`.
 
     Returns:
       A function of (variables, metrics so far, resident, index i32[D, S, b], weight f32[D, S, b],
       start i32[], stop i32[]) to metrics.
     """
-    terms = settings.train.loss
+    measure = make_measure(model, settings, loss, Devices(parallel.AXIS, mesh.size))
 
     def run(variables, counted, resident, index, weight, start, stop):  # type: ignore[no-untyped-def]
         def step(i: jax.Array, counted: Metrics) -> Metrics:
-            chosen, real = index[i], weight[i]
-            batch = {**_gather(resident, chosen, settings), "weight": real}
-            label = resident["label"][chosen]
-            # Without dropout the key is not read.
-            outputs, _ = model.apply(variables, batch, train=False, key=jax.random.key(0))
-            error = _landmark_error(outputs, batch)
-            values = terms.emotion * loss(outputs.logits, label) + terms.landmarks * error
-            values = values + model.penalty(variables["params"])
-            found = Metrics(
-                metrics.confusion(outputs.logits, label, real),
-                jnp.sum(real * values),
-                jnp.sum(real),
-                jnp.sum(real * error),
-            )
-            return jax.tree.map(jnp.add, counted, lax.psum(found, parallel.AXIS))
+            return measure(variables, counted, resident, index[i], weight[i])
 
-        return (_stretch(settings, start, stop, step, counted),)
+        return (stretch(settings, start, stop, step, counted),)
 
     whole_then_dealt = (None, None, None, 0, 0, None, None)
     mapped = parallel.map_devices(
@@ -262,9 +323,9 @@ def make_evaluate_step(model: Model, settings: Experiment, loss: Loss, mesh: Mes
     )
 
     def evaluate(variables, counted, *fixed):  # type: ignore[no-untyped-def]
-        if not _one_by_one(settings):
+        if not one_by_one(settings):
             return mapped(variables, counted, *fixed)[0]
-        for i in _steps(fixed, mesh):
+        for i in single_steps(fixed, mesh):
             (counted,) = mapped(variables, counted, *fixed[:-2], *i)
         return counted
 

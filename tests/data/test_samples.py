@@ -89,7 +89,7 @@ def test_windows_share_their_frames():
     samples = make_samples(clips, [0, 1], CREMA6, data)
     # Frames 10, 11, 13, 14, 15 of the first; 3, 4 of the second are too few.
     assert shown(samples)[:, :, 0, 0].tolist() == [[10, 11, 13], [11, 13, 14], [13, 14, 15]]
-    assert samples.short == 1 and len(samples.streams["raw"]) == 5
+    assert samples.left_out("short") == 1 and len(samples.streams["raw"]) == 5
     wide = make_samples(clips, [0, 1], CREMA6, Data(length="windows", frames=3, stride=4))
     assert wide.clip.tolist() == [0] * 5 + [1] * 2
     assert shown(wide)[5:, :, 0, 0].tolist() == [[100, 101, 102], [104, 105, 106]]
@@ -108,7 +108,7 @@ def test_landmarks_are_scaled_as_the_config_says():
 def test_what_cannot_be_used_is_counted():
     clips = [make_clip(0), make_clip(1, "contempt"), make_clip(2, frames=3, missing=[0, 1, 2])]
     samples = make_samples(clips, [0, 1, 2], CREMA6, Data(frames=4))
-    assert (len(samples), samples.unlabelled, samples.faceless) == (1, 1, 1)
+    assert len(samples) == samples.left_out("unlabelled") == samples.left_out("faceless") == 1
     empty = make_samples(clips, [], CREMA6, Data(frames=4))
     assert empty.streams["raw"].shape == (0, 68, 2) and empty.rows.shape == (0, 4)
 

@@ -249,3 +249,10 @@ def test_a_large_mean_costs_no_more_than_its_rounding(jax, mean, tolerance):
     expected = (dy - dy.mean(axes) - unit * (dy * unit).mean(axes)) / deviation
     np.testing.assert_allclose(dx, expected, atol=tolerance)
     np.testing.assert_allclose(dscale, (dy * unit).sum(axes), atol=100 * tolerance)
+
+
+def test_a_part_of_filler_alone_moves_no_average(jax):
+    x, _, scale, bias, mean, var = _arrays((N, C))
+    norm = _norm(scale, bias, mean, var)
+    _, *after = _run(norm, x, scale, bias, weight=np.zeros(N, np.float32))
+    _close(after, (mean, var), rtol=0, atol=0)

@@ -367,3 +367,32 @@ def test_another_networks_file_is_named():
         weights.name_map(config.Xception(), names)
     with pytest.raises(UserError, match="inception-v3 has 94"):
         weights.name_map(config.InceptionV3(), names)
+
+
+def test_a_keras_network_says_the_same_here(tmp_path):
+    """Paper 5's kind of network, trained in Keras, read from its file."""
+    import jax
+    import keras
+
+    from fer_jax import models
+    from fer_jax.training.initial import initial_variables
+
+    settings = config.LSTM(units=(5, 4), activation="selu", dropout=0.0)
+    layers = [
+        keras.layers.LSTM(5, activation="selu", return_sequences=True),
+        keras.layers.LSTM(4, activation="selu"),
+    ]
+    with jax.numpy_rank_promotion("allow"):
+        twin = keras.Sequential([keras.Input((6, 3)), *layers, keras.layers.Dense(7)])
+    twin.save_weights(tmp_path / "twin.weights.h5")
+    model = models.build(settings, models.Inputs(frames=6, features=3), 7)
+    variables = model.init(jax.random.key(0))
+    init = config.Init(weights=str(tmp_path / "twin.weights.h5"))
+    started, report = initial_variables(init, variables, settings)
+    assert report["loaded"] == 8 and not report["random"] and not report["unused"]
+    x = np.random.default_rng(0).standard_normal((2, 6, 3)).astype(np.float32)
+    batch = {"features": x, "frame_mask": np.ones((2, 6), bool)}
+    ours = model.apply(started, batch, train=False, key=jax.random.key(0))[0].logits
+    with jax.numpy_rank_promotion("allow"):
+        theirs = twin(x)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)

@@ -1,6 +1,9 @@
 """Where a network starts: what is loaded, what stays random, and what cannot be."""
 
 import json
+import re
+import textwrap
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -175,7 +178,7 @@ def test_arrays_of_other_kinds_become_ours(tmp_path):
         (
             {},
             {f"cnn/{path}": shape for path, shape in SHAPES.items()},
-            ["nothing in", """try --train.init.rename '{"": "cnn"}'"""],
+            ["nothing in", """; try --train.init.rename '{"": "cnn"}'"""],
         ),
         ({"skip": ("clasifier/*",)}, SHAPES, ["skip clasifier/* names no parameter: there are"]),
         ({"rename": {"cnn": ""}}, SHAPES, ["rename 'cnn' begins no name in", "there are block1"]),
@@ -198,12 +201,137 @@ def test_mistakes_are_one_clear_line(saved, init, shapes, words):
         assert word in text, text
 
 
-def test_many_shapes_that_differ_are_another_network(tmp_path):
-    shapes = {f"conv{i}/kernel": (3, 3, 2, 2) for i in range(9)}
-    save_safetensors(tmp_path / "a.safetensors", _variables(shapes, {}))
-    wider = dict.fromkeys(shapes, (3, 3, 4, 4))
-    with pytest.raises(UserError, match=r"8 more differ\): give the network the settings"):
-        _start(Init(weights=str(tmp_path / "a.safetensors")), _variables(wider, {}))
+#: PyTorch's arrays: our path, the shape there, and where each axis of ours lies there.
+PYTORCH = {
+    "conv1.weight": ("conv1/kernel", (4, 3, 5, 2), (2, 3, 1, 0)),
+    "conv1.bias": ("conv1/bias", (4,), (0,)),
+    "bn1.weight": ("bn1/scale", (4,), (0,)),
+    "bn1.bias": ("bn1/bias", (4,), (0,)),
+    "bn1.running_mean": ("bn1/mean", (4,), (0,)),
+    "bn1.running_var": ("bn1/var", (4,), (0,)),
+    "conv3a.weight": ("conv3a/kernel", (6, 4, 7, 3, 2), (2, 3, 4, 1, 0)),
+    "fc6.weight": ("fc6/kernel", (12, 6), (1, 0)),
+    "fc6.bias": ("fc6/bias", (12,), (0,)),
+}
+THEIRS = {name: shape for name, (_, shape, _) in PYTORCH.items()}
+OURS = {path: tuple(shape[axis] for axis in axes) for path, shape, axes in PYTORCH.values()}
+TRANSPOSE = (
+    "transpose its kernels from [out, in], OIHW, OIDHW to [in, out], HWIO, DHWIO, as "
+    "docs/models.md says under 'Starting from weights'"
+)
+RENAME = f"rename PyTorch's weight to kernel (scale in batch normalisation) and {TRANSPOSE}"
+FACE = {
+    "stack_crops/conv1_1/kernel": (3, 3, 3, 4), "stack_crops/conv1_1/bias": (4,),
+    "stack_crops/conv1_2/kernel": (3, 3, 4, 4), "stack_crops/conv1_2/bias": (4,),
+    "fc6/kernel": (4, 8), "fc6/bias": (8,), "classifier/kernel": (8, 6), "classifier/bias": (6,),
+}  # fmt: skip
+FRONTAL = {path.replace("crops", "frontal"): shape for path, shape in FACE.items()}
+HEAD = {"skip": ("fc*", "classifier")}
+WHICH = "; say which is which with train.init.rename"
+
+
+def _save(path, shapes):
+    from safetensors.numpy import save_file
+
+    draw = np.random.default_rng(3).standard_normal
+    arrays = {name: draw(shape).astype(np.float32) for name, shape in shapes.items()}
+    save_file(arrays, path)
+    return arrays
+
+
+def _conv(*shape):
+    return {"classifier/bias": shape[-1:], "conv1/kernel": shape}
+
+
+@pytest.mark.parametrize(
+    ("here", "there", "init", "start", "end"),
+    [
+        # Our names and PyTorch's layout; a classifier of other classes cannot tell.
+        ({"out/kernel": (12, 3), "out/bias": (3,), "conv/kernel": (5, 2, 3, 4)},
+         {"out/kernel": (7, 12), "out/bias": (7,), "conv/kernel": (4, 3, 5, 2)}, {},
+         "conv/kernel is [5, 2, 3, 4] here and [4, 3, 5, 2] in FILE (and 2 more differ): ",
+         f"that is PyTorch's layout, so {TRANSPOSE}"),
+        ({"classifier/kernel": (12, 3)}, {"classifier/kernel": (3, 12)}, {},
+         "classifier/kernel is", TRANSPOSE),
+        ({"a/depthwise_kernel": (3, 3, 4, 1)}, {"a/depthwise_kernel": (4, 1, 3, 3)}, {},
+         "a/depthwise_kernel is", TRANSPOSE),
+        # Another size the other way round is no layout.
+        ({"a/kernel": (8, 16), "a/bias": (16,), "b/kernel": (3, 3, 16, 8), "c/bias": (2,)},
+         {"a/kernel": (16, 8), "a/bias": (8,), "b/kernel": (3, 3, 8, 16)}, {"skip": ("c",)},
+         "a/kernel is", "start it from random numbers with --train.init.skip 'c,a/*,b/*'"),
+        ({f"conv{i}/kernel": (3, 3, 4, 4) for i in range(9)},
+         {f"conv{i}/kernel": (3, 3, 2, 2) for i in range(9)}, {}, "conv0/kernel is",
+         " (and 8 more differ): give the network the settings of the one there"),
+        # PyTorch's names: of nine arrays four weights and two averages are called otherwise.
+        (OURS, THEIRS, {}, "FILE has conv1/weight where conv1/kernel belongs (and 5 more like it)",
+         RENAME),
+        ({f"stack_{i}/{path}": shape for path, shape in OURS.items() for i in "ab"}, THEIRS,
+         {"rename": {"": "stack_*"}}, "FILE has conv1/weight where stack_", RENAME),
+        ({f"a/{path}": shape for path, shape in OURS.items()}, THEIRS, {},
+         "nothing in FILE belongs here: it has ", f"; {RENAME}{WHICH}"),
+        # Keras's names in the format that wants ours.
+        ({"a/bias": (4,), "bn/scale": (4,)}, {"a/bias": (4,), "bn/gamma": (4,)}, {},
+         "FILE has bn/gamma where bn/scale belongs: call its arrays as ours, or ",
+         "start the layer from random numbers with --train.init.skip 'bn/*'"),
+        # Images of another colour.
+        (_conv(3, 3, 1, 4), _conv(3, 3, 3, 4), {}, "conv1/kernel is [3, 3, 1, 4] here and",
+         ": give it colours too, with --data.image_color rgb"),
+        ({"a/bias": (3,), **_conv(3, 3, 3, 3, 4)}, {"a/bias": (2,), **_conv(3, 3, 3, 1, 4)}, {},
+         "conv1/kernel is", ": give it gray images too, with --data.image_color gray"),
+        (_conv(3, 3, 2, 4), _conv(3, 3, 6, 4), {}, "conv1/kernel is", "--data.image_color rgb"),
+        (_conv(3, 3, 3, 4), _conv(3, 3, 6, 4), {}, "conv1/kernel is", "skip 'conv1/*'"),
+        # No guess that would be refused: another width, another depth.
+        ({path: (*shape[:-1], 9) for path, shape in FRONTAL.items()}, FACE, HEAD, "nothing", WHICH),
+        ({**FRONTAL, "stack_frontal/conv1_3/bias": (4,)}, FACE, HEAD, "nothing", WHICH),
+    ],
+)  # fmt: skip
+def test_files_of_others_are_one_clear_line(tmp_path, here, there, init, start, end):
+    _save(tmp_path / "FILE.safetensors", there)
+    with pytest.raises(UserError) as error:
+        _start(Init(weights=f"{tmp_path}/FILE.safetensors", **init), _variables(here, {}))
+    text = str(error.value).replace(f"{tmp_path}/FILE.safetensors", "FILE")
+    assert text.startswith(start) and text.endswith(end) and "\n" not in text, text
+
+
+def test_layers_that_are_left_out_may_have_other_names(tmp_path):
+    _save(tmp_path / "a.safetensors", THEIRS)
+    init = Init(weights=str(tmp_path / "a.safetensors"), skip=("conv*/*", "bn1", "fc6/kernel"))
+    assert _start(init, _variables({**OURS, "fc9/kernel": (2,)}, {}))[1]["loaded"] == 1
+
+
+def test_pytorchs_arrays_are_converted_as_the_documents_say(tmp_path, monkeypatch):
+    from safetensors.numpy import load_file, save_file
+
+    monkeypatch.chdir(tmp_path)
+    theirs = _save("pytorch.safetensors", THEIRS)
+    text = (Path(__file__).parents[2] / "docs/models.md").read_text()
+    code = re.search(r"^    arrays = \{\}\n(    .*\n)+", text, re.MULTILINE)[0]
+    exec(textwrap.dedent(code), {"np": np, "load_file": load_file, "save_file": save_file})
+    started, report = _start(Init(weights="ours.safetensors"), _variables(OURS, {}))
+    assert report["loaded"] == len(PYTORCH) and not report["random"] and not report["unused"]
+    for name, (path, _, axes) in PYTORCH.items():
+        np.testing.assert_array_equal(_leaves(started)[path], theirs[name].transpose(axes))
+
+
+@pytest.mark.parametrize(
+    ("here", "there", "init", "rename", "loaded"),
+    [
+        # As configs/zennou2023_geometry.py has it, and zennou2023_lstm_image.py.
+        (FRONTAL, FACE, HEAD, {"stack_crops": "stack_frontal"}, 4),
+        ({f"cnn/{path}": shape for path, shape in FRONTAL.items() if "stack" in path}, FACE,
+         {"rename": {"": "cnn"}}, {"": "cnn", "stack_crops": "cnn/stack_frontal"}, 4),
+        # A CNN-RNN's config puts a CNN into the part cnn, where another CNN-RNN has it already.
+        ({"cnn/conv/bias": (4,)}, {"cnn/conv/bias": (4,)}, {"rename": {"": "cnn"}}, {}, 1),
+    ],
+)  # fmt: skip
+def test_a_guess_is_right(tmp_path, here, there, init, rename, loaded):
+    _save(tmp_path / "a.safetensors", there)
+    init = {"weights": str(tmp_path / "a.safetensors"), **init}
+    with pytest.raises(UserError, match=r"^nothing in .*; try --train.init.rename '") as error:
+        _start(Init(**init), _variables(here, {}))
+    assert json.loads(str(error.value).split("'")[1]) == rename
+    init["rename"] = rename
+    assert _start(Init(**init), _variables(here, {}))[1]["loaded"] == loaded
 
 
 def test_numbers_that_are_not_finite_are_refused(tmp_path):
@@ -224,35 +352,6 @@ def test_long_reports_are_short():
         "weights: 236 of 254 tensors (22.8 M numbers) from f.h5; random: layer0 (2), layer1 (2), "
         "layer2 (2) and 6 more layers; not used there: predictions (2)"
     )
-
-
-@pytest.mark.filterwarnings("ignore:__array__ implementation doesn't:DeprecationWarning")
-def test_a_keras_network_says_the_same_here(tmp_path):
-    """Paper 5's kind of network, trained in Keras, read from its file."""
-    import jax
-    import keras
-
-    from fer_jax import models
-
-    settings = config.LSTM(units=(5, 4), activation="selu", dropout=0.0)
-    layers = [
-        keras.layers.LSTM(5, activation="selu", return_sequences=True),
-        keras.layers.LSTM(4, activation="selu"),
-    ]
-    with jax.numpy_rank_promotion("allow"):
-        twin = keras.Sequential([keras.Input((6, 3)), *layers, keras.layers.Dense(7)])
-    twin.save_weights(tmp_path / "twin.weights.h5")
-    model = models.build(settings, models.Inputs(frames=6, features=3), 7)
-    variables = model.init(jax.random.key(0))
-    init = Init(weights=str(tmp_path / "twin.weights.h5"))
-    started, report = initial_variables(init, variables, settings)
-    assert report["loaded"] == 8 and not report["random"] and not report["unused"]
-    x = np.random.default_rng(0).standard_normal((2, 6, 3)).astype(np.float32)
-    batch = {"features": x, "frame_mask": np.ones((2, 6), bool)}
-    ours = model.apply(started, batch, train=False, key=jax.random.key(0))[0].logits
-    with jax.numpy_rank_promotion("allow"):
-        theirs = twin(x)
-    np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
 def test_vgg16_of_keras_starts_both_stacks_of_a_part(tmp_path):

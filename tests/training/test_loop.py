@@ -301,3 +301,25 @@ def test_a_mistake_before_the_first_epoch_leaves_no_run_directory(tmp_path) -> N
     with pytest.raises(UserError, match="does not exist"):
         loop.train(experiment, tmp_path / "mine")
     assert (tmp_path / "mine").is_dir()
+
+
+def test_what_a_user_must_know_is_said_before_the_first_epoch(
+    experiment: config.Experiment, tmp_path: Path
+) -> None:
+    from fer_jax.evaluation.evaluate import evaluate
+
+    changed = change(
+        config.override(experiment, [("model.name", "lstm")]),
+        model__units=[4], data__length="windows", data__frames=6, train__freeze=["lstm_0"],
+    )  # fmt: skip
+    said: list[str] = []
+    epochs: list[list[str]] = []
+    summary = loop.train(
+        changed, tmp_path / "run", lambda *_: epochs.append(list(said)), on_note=said.append
+    )
+    short, frozen = said
+    # Clips of 5, 6 and 7 frames in turn; those that test are not counted.
+    assert "clips are shorter than a window of 6 frames" in short
+    assert frozen.startswith("frozen, and random: lstm_0 (3)")
+    assert epochs[0] == summary["notes"] == [short, frozen]
+    assert evaluate(tmp_path / "run")["notes"] == [short, frozen]

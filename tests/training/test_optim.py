@@ -31,7 +31,7 @@ def first_parameters() -> dict[str, np.ndarray]:
 
 
 def ours(settings: config.Optim) -> dict[str, np.ndarray]:
-    optimizer = optim.make_optimizer(settings, steps_per_epoch=4, epochs=3)
+    optimizer = optim.make_optimizer(settings, optim.lengths(settings, 4, 3))
     params = jax.tree.map(jnp.asarray, first_parameters())
     state = optimizer.init(params)
 
@@ -116,10 +116,14 @@ def test_inverse_time_is_keras_inverse_time_decay_in_the_optimizer() -> None:
 
 def test_schedules_follow_their_formulas() -> None:
     steps = np.arange(0, 40)
-    inverse = optim.make_schedule(config.Optim(lr=1e-3, schedule="inverse-time", decay=5e-2), 10, 4)
+    inverse = optim.make_schedule(
+        config.Optim(lr=1e-3, schedule="inverse-time", decay=5e-2), optim.Lengths(0, 40)
+    )
     np.testing.assert_allclose(
         [float(inverse(int(t))) for t in steps], 1e-3 / (1 + 5e-2 * steps), rtol=1e-6
     )
-    warm = optim.make_schedule(config.Optim(lr=2e-3, schedule="cosine", warmup_epochs=1), 10, 4)
+    warm = optim.make_schedule(
+        config.Optim(lr=2e-3, schedule="cosine", warmup_epochs=1), optim.Lengths(10, 40)
+    )
     wanted = np.where(steps < 10, 2e-3 * steps / 10, 1e-3 * (1 + np.cos(np.pi * (steps - 10) / 30)))
     np.testing.assert_allclose([float(warm(int(t))) for t in steps], wanted, rtol=1e-5, atol=1e-9)

@@ -68,7 +68,7 @@ class Setup:
         e = self.experiment
         self.mesh = parallel.make_mesh(e.parallel)
         self.model = models.build(e.model, inputs_of(e.data), CLASSES, axis=parallel.AXIS)
-        self.optimizer = optim.make_optimizer(e.optim, 1, 1)
+        self.optimizer = optim.make_optimizer(e.optim, optim.Lengths(0, 1))
         loss = make_loss(e.train.loss, np.ones(CLASSES))
         self.train_step = steps.make_train_step(self.model, e, loss, self.optimizer, self.mesh)
         self.evaluate_step = steps.make_evaluate_step(self.model, e, loss, self.mesh)

@@ -60,7 +60,7 @@ class Trained:
             settings.model, inputs_of(settings.data), CLASSES, axis=parallel.AXIS,
             freeze=train.freeze, precision=train.precision,
         )  # fmt: skip
-        optimizer = optim.make_optimizer(settings.optim, 2, 1)
+        optimizer = optim.make_optimizer(settings.optim, optim.Lengths(0, 2))
         loss = make_loss(train.loss, np.ones(CLASSES))
         self.first = self.model.init(jax.random.key(3))
         start = state.make_state(self.first, optimizer, train.freeze, train.ema)

@@ -47,8 +47,9 @@ class BatchNorm(nnx.Module):
         """
         mean, var = self.mean[...], self.var[...]
         if train and not self.frozen:
-            mean, var = self._moments(x.astype(jnp.float32), weight)
-            keep = self.momentum
+            mean, var, rows = self._moments(x.astype(jnp.float32), weight)
+            # A part of a batch may be nothing but padding: that says nothing of the data.
+            keep = jnp.where(rows > 0, self.momentum, 1.0)
             for average, value in ((self.mean, mean), (self.var, var)):
                 # Not [...] =, which would write into the caller's array if it is NumPy's.
                 average.set_value(keep * average[...] + (1 - keep) * lax.stop_gradient(value))
@@ -59,8 +60,9 @@ class BatchNorm(nnx.Module):
         row = (1,) * (x.ndim - 1) + (-1,)
         return (x * factor.reshape(row) + offset.reshape(row)).astype(x.dtype)
 
-    def _moments(self, x: jax.Array, weight: jax.Array | None) -> tuple[jax.Array, jax.Array]:
-        """Mean and variance f32[C] over every axis but the last, and over the devices."""
+    def _moments(self, x: jax.Array, weight: jax.Array | None) -> tuple[jax.Array, ...]:
+        """Mean and variance f32[C] over every axis but the last, and over the devices; f32[], how
+        many rows they are of."""
         inner = tuple(range(1, x.ndim - 1))
 
         def total(values: jax.Array) -> jax.Array:
@@ -78,4 +80,4 @@ class BatchNorm(nnx.Module):
         # the squares' gradient would send through the mean adds up to zero, so it is not asked for.
         centred = x - lax.stop_gradient(mean).reshape((1,) * (x.ndim - 1) + (-1,))
         (squares,) = over_devices((total(jnp.square(centred)),))
-        return mean, squares / count
+        return mean, squares / count, rows
