@@ -94,11 +94,10 @@ class Predictor:
 
     def _samples(self, clip: Clip, data: Data) -> ClipSamples:
         # A clip of other records may store its images in another size.
-        shapes = self._shapes | {
-            name: images.stored_shape(next(filter(None, stored)))
-            for name in IMAGES
-            if any(stored := getattr(clip, name) or ())
-        }
+        shapes = dict(self._shapes)
+        for name in IMAGES:
+            if first := next(filter(None, getattr(clip, name) or ()), None):
+                shapes[name] = images.stored_shape(first)
         extracts = self._facts["extracted"] and clip.extracted is None
         for name in self._sources if extracts else self.streams:
             if not name.startswith("extracted/") and getattr(clip, name) is None:

@@ -234,7 +234,7 @@ def make_job(experiment: Experiment, dataset: Dataset, statistics: Statistics | 
     optimizer = optim.make_optimizer(experiment.optim, lengths)
     shapes = jax.eval_shape(model.init, jax.random.key(0))
     trained, frozen = divide(shapes["params"], settings.freeze)
-    _check(experiment, trained, frozen)
+    check(experiment, trained, frozen)
     validation = dataset.validation
     return Job(
         experiment=experiment,
@@ -246,10 +246,10 @@ def make_job(experiment: Experiment, dataset: Dataset, statistics: Statistics | 
         label_space=dataset.label_space,
         facts=dataset.facts,
         key=parallel.replicate(make_keys(settings.seed)[1], mesh),
-        train=steps.make_resident(dataset.train, statistics, mesh),
+        train=steps.make_resident(dataset.train, mesh, statistics),
         validation=None
         if validation is None
-        else steps.make_resident(validation, statistics, mesh),
+        else steps.make_resident(validation, mesh, statistics),
         train_size=len(dataset.train),
         validation_size=len(validation) if validation else 0,
         steps_per_epoch=steps_per_epoch,
@@ -260,11 +260,9 @@ def make_job(experiment: Experiment, dataset: Dataset, statistics: Statistics | 
     )
 
 
-def _check(experiment: Experiment, trained: dict[str, Any], frozen: dict[str, Any]) -> None:
-    """Settings that would train nothing of what they say.
-
-    Raises:
-      UserError
+def check(experiment: Experiment, trained: dict[str, Any], frozen: dict[str, Any]) -> None:
+    """Raises:
+    UserError: settings that would train nothing of what they say.
     """
     settings, data = experiment.train, experiment.data
     paths = flatten(trained) | flatten(frozen)

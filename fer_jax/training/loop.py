@@ -68,8 +68,9 @@ def train(
             notes.append(f"{run} is finished: nothing to train")
             return _summary(run, experiment, found[1], notes)
         job, progress = begin(experiment, run, found, notes)
-        for note in notes if on_note is not None else ():
-            on_note(note)
+        if on_note is not None:
+            for note in notes:
+                on_note(note)
         settings, history = experiment.train, History(run)
         tracker = Tracker(run / "tensorboard", progress.epoch + 1, experiment.track.tensorboard)
         notes += [tracker.note] if tracker.note else []

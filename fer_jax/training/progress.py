@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -84,7 +85,7 @@ def begin(
         best = checkpoint.read(directory, step, {"best": None})["best"]
         job = make_job(experiment, dataset, best["statistics"])
         shape = empty(jax.eval_shape(lambda: job.first_state(job.first_variables())))
-        template = {**_fields(shape), "counted": tuple(metrics.no_metrics(classes))}
+        template = {**fields_of(shape), "counted": tuple(metrics.no_metrics(classes))}
         tree = checkpoint.read(directory, step, {"state": template})["state"]
         counted = parallel.replicate(Metrics(*tree.pop("counted")), job.mesh)
         variables = {"params": best["params"], "stats": best["stats"]}
@@ -137,7 +138,8 @@ def _same_data(before: dict[str, Any], now: dict[str, Any], experiment: Experime
             )
 
 
-def _fields(state: TrainState) -> dict[str, Any]:
+def fields_of(state: TrainState) -> dict[str, Any]:
+    """A state as a checkpoint names its parts."""
     return {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
 
 
@@ -160,23 +162,32 @@ def due(experiment: Experiment, progress: Progress) -> bool:
 
 def save(job: Job, progress: Progress, checkpoints: checkpoint.Checkpoints) -> None:
     """Starts to save. The last and the best state are one checkpoint, so they always agree."""
-    state = {**_fields(to_host(progress.state)), "counted": tuple(to_host(progress.counted))}
-    if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state["params"])):
-        raise UserError(
-            f"parameters are not finite in epoch {progress.epoch}: lower --optim.lr (now "
-            f"{job.experiment.optim.lr:g}) or set --optim.clip_norm 1, in another run directory"
-        )
+    state = {**fields_of(to_host(progress.state)), "counted": tuple(to_host(progress.counted))}
+    check_finite(state["params"], progress.epoch, job.experiment)
     best = {**to_host(progress.best), "statistics": to_host(job.statistics)}
     checkpoints.save(progress.step, state, best, to_meta(job, progress))
     progress.saved_epoch, progress.saved_time = progress.epoch, time.monotonic()
 
 
+def check_finite(params: Any, epoch: int, experiment: Experiment) -> None:
+    """Raises:
+    UserError: parameters, on the host, that nothing can go on from.
+    """
+    if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params)):
+        raise UserError(
+            f"parameters are not finite in epoch {epoch}: lower --optim.lr (now "
+            f"{experiment.optim.lr:g}) or set --optim.clip_norm 1, in another run directory"
+        )
+
+
 def to_meta(job: Job, progress: Progress) -> dict[str, Any]:
-    return {
-        "progress": {
-            "epoch": progress.epoch,
-            "monitor": dataclasses.asdict(progress.monitor),
-            "finished": progress.finished,
-        },
-        "facts": {**job.facts, "parameters": job.parameters, "trained": job.trained},
-    }
+    facts = {**job.facts, "parameters": job.parameters, "trained": job.trained}
+    return make_meta(progress.epoch, progress.monitor, progress.finished, facts)
+
+
+def make_meta(
+    epoch: int, monitor: Monitor, finished: str, facts: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What a run's checkpoint says of itself, in JSON."""
+    said = {"epoch": epoch, "monitor": dataclasses.asdict(monitor), "finished": finished}
+    return {"progress": said, "facts": dict(facts)}

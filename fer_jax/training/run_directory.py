@@ -42,11 +42,11 @@ def checkpoints_of(run: Path) -> Path:
 
 
 @contextmanager
-def claim(run: Path, experiment: Experiment) -> Iterator[None]:
-    """Makes the run's directory ours while it trains, with config.json in it.
+def locked(run: Path) -> Iterator[bool]:
+    """Makes a directory ours while we train in it; True if it was not there.
 
     Raises:
-      UserError: it holds another experiment, or another process trains in it.
+      UserError: it is a file, or another process trains in it.
     """
     if run.exists() and not run.is_dir():
         raise UserError(f"{run} is a file: give a directory for the run")
@@ -59,11 +59,22 @@ def claim(run: Path, experiment: Experiment) -> Iterator[None]:
             raise UserError(
                 f"another process is training in {run}: wait for it or stop it"
             ) from None
+        yield made
+
+
+@contextmanager
+def claim(run: Path, experiment: Experiment) -> Iterator[None]:
+    """Makes the run's directory ours while it trains, with config.json in it.
+
+    Raises:
+      UserError: it holds another experiment, or another process trains in it.
+    """
+    with locked(run) as made:
         path = run / "config.json"
         # What never trained decides nothing: a command with a typo in it can be mended.
         if path.is_file() and checkpoint.sealed_steps(checkpoints_of(run)):
-            _compare(run, config.load_config(path), experiment)
-        write_text(path, json.dumps(experiment.to_json(), indent=1) + "\n")
+            compare(run, config.load_config(path), experiment)
+        write_config(run, experiment)
         try:
             yield
         except UserError:
@@ -72,7 +83,14 @@ def claim(run: Path, experiment: Experiment) -> Iterator[None]:
             raise
 
 
-def _compare(run: Path, before: Experiment, now: Experiment) -> None:
+def write_config(run: Path, experiment: Experiment) -> None:
+    write_text(run / "config.json", json.dumps(experiment.to_json(), indent=1) + "\n")
+
+
+def compare(run: Path, before: Experiment, now: Experiment) -> None:
+    """Raises:
+    UserError: the configs differ in what decides a result.
+    """
     changes = ", ".join(
         f"{key} {old!r} -> {new!r}"
         for key, (old, new) in config.differences([before, now]).items()

@@ -36,9 +36,12 @@ EvaluateStep = Callable[..., Metrics]
 _AUGMENT, _PARTNER, _SHARE = 1_000_001, 1_000_002, 1_000_003
 
 
-def make_resident(samples: Samples, statistics: Statistics, mesh: Mesh) -> dict[str, Any]:
+def make_resident(
+    samples: Samples, mesh: Mesh, statistics: Statistics | None = None
+) -> dict[str, Any]:
     """A data set on the devices: the samples' arrays and the statistics, whole on each."""
-    return parallel.replicate({**samples.arrays(), "statistics": statistics}, mesh)
+    own = {} if statistics is None else {"statistics": statistics}
+    return parallel.replicate({**samples.arrays(), **own}, mesh)
 
 
 def _fold(keys: jax.Array, what: int) -> jax.Array:

@@ -65,7 +65,7 @@ class Trained:
         self.first = self.model.init(jax.random.key(3))
         start = state.make_state(self.first, optimizer, train.freeze, train.ema)
         statistics = fit_statistics(SAMPLES, settings.data)
-        resident = steps.make_resident(SAMPLES, statistics, self.mesh)
+        resident = steps.make_resident(SAMPLES, self.mesh, statistics)
         order = batches.epoch_order(1, 0, COUNT, train.batch)
         index, weight = parallel.deal(*order, self.mesh, train.accumulate)
         step = steps.make_train_step(self.model, settings, loss, optimizer, self.mesh)
