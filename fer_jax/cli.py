@@ -10,17 +10,16 @@ from __future__ import annotations
 import argparse
 import errno
 import json
-import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from fer_jax import __version__
+from fer_jax import __version__, commands
 from fer_jax.errors import UserError
 
 #: Commands whose compiled programs are kept for the next time.
-COMPILING = ("train", "evaluate", "predict", "extract", "demo")
+COMPILING = ("train", "crossval", "evaluate", "predict", "extract", "demo")
 EPILOG = (
     "Exit codes: 0 done, 2 a mistake you can fix, 1 a bug of ours, 3 done but some files could not "
     "be read, 4 audit --strict found a leak, 130 interrupted."
@@ -39,140 +38,6 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(f"{message} (see `{self.prog} --help`)")
 
 
-def _preprocess(args: argparse.Namespace) -> tuple[int, dict[str, Any], str]:
-    from fer_jax.progress import Progress
-    from preprocessing.build import make_recipe, preprocess
-
-    names = ("crop_size", "crop_color", "crop_format", "align", "frontal_size", "frontal_symmetry")
-    options = {name: value for name in names if (value := getattr(args, name)) is not None}
-    recipe = make_recipe(args.corpus, args.outputs.split(","), **options)
-    with Progress("preprocess", "clips") as progress:
-        report = preprocess(
-            args.corpus,
-            args.raw,
-            args.out,
-            recipe=recipe,
-            workers=args.workers,
-            engine=args.engine,
-            augment=args.augment,
-            limit=args.limit,
-            on_progress=lambda done, total, bad: progress(done, total, f"{bad} quarantined"),
-        )
-    return report.exit_code, report.to_json(), report.render()
-
-
-def _inspect(args: argparse.Namespace) -> tuple[int, dict[str, Any], str]:
-    from fer_jax.data.inspect import inspect, render
-
-    report = inspect(args.dir, check=args.check)
-    return 2 if report.get("problems") else 0, report, render(report)
-
-
-def _audit(args: argparse.Namespace) -> tuple[int, dict[str, Any], str]:
-    from fer_jax.config import Experiment, override
-    from fer_jax.data import audit, corpus, protocols
-
-    experiment = override(
-        Experiment(name="audit"),
-        [
-            ("protocol.name", args.protocol),
-            ("protocol.folds", str(args.folds)),
-            ("protocol.fold", str(args.fold)),
-            ("protocol.seed", str(args.seed)),
-        ],
-    )
-    clips = corpus.load(args.dir)
-    split = protocols.make_split(clips, experiment.protocol)
-    report = audit.audit(clips, split)
-    sizes = {part: len(getattr(split, part)) for part in ("train", "validation", "test")}
-    report |= {"protocol": split.name, "split_sha256": split.sha256, "clips": sizes}
-    text = "\n".join(
-        [report["verdict"], *(f"{k}: {v}" for k, v in report.items() if k != "verdict")]
-    )
-    leaky = args.strict and not report["verdict"].startswith("clean")
-    return 4 if leaky else 0, report, text
-
-
-def _train(args: argparse.Namespace) -> tuple[int, dict[str, Any], str]:
-    from fer_jax.config import load_config
-    from fer_jax.evaluation.pipeline import run_directory, train_and_report
-
-    experiment = load_config(args.config, args.overrides)
-    run = args.out or run_directory(experiment)
-    metrics, text = train_and_report(experiment, run, command=shlex.join(["fer-jax", *args.words]))
-    return 0, {"run": str(run), **metrics}, text + _add_result(run, args.results)
-
-
-def _add_result(run: Path, table: Path | None) -> str:
-    from fer_jax.evaluation.results import append_row
-
-    return "" if table is None else f"\nresult added to {append_row(run, table)}"
-
-
-def _evaluate(args: argparse.Namespace) -> tuple[int, dict[str, Any], str]:
-    from fer_jax.evaluation.evaluate import evaluate, render
-    from fer_jax.evaluation.report import write_report
-
-    metrics = evaluate(args.run_dir, args.data, split=args.split, labels=args.labels)
-    text = render(metrics)
-    if metrics["split"] == "test" and not args.labels:
-        text += f"\nreport: {write_report(args.run_dir)}" + _add_result(args.run_dir, args.results)
-    return 0, metrics, text
-
-
-def _predict(args: argparse.Namespace) -> tuple[int, dict[str, Any], str]:
-    from fer_jax.deploy.predict import predict_files
-    from fer_jax.progress import Progress
-
-    with Progress("predict", "frames") as progress:
-        report = predict_files(
-            args.run_dir, args.files, args.out, video=not args.no_video, on_progress=progress
-        )
-    lines = [
-        f"{item['file']}: {item['predicted']} ({item['probability']:.2f}), "
-        f"face in {item['faces']} of {item['frames']} frames -> {item['frames_csv']}"
-        + (f", {item['annotated']}" if item["annotated"] else "")
-        for item in report["files"]
-    ]
-    lines += [f"{item['file']}: skipped, {item['reason']}" for item in report["skipped"]]
-    return 3 if report["skipped"] else 0, report, "\n".join(lines)
-
-
-def _extract(args: argparse.Namespace) -> tuple[int, dict[str, Any], str]:
-    from fer_jax.evaluation.embed import extract
-    from fer_jax.progress import Progress
-
-    with Progress("extract", "clips") as progress:
-        report = extract(args.run_dir, args.dir, args.name, on_progress=progress)
-    text = (
-        f"{report['features']}: {report['clips']} clips in {report['dir']}; train on them with "
-        f"--data.dir {args.dir} --data.features {report['features']}"
-    )
-    return 0, report, text
-
-
-def _models(args: argparse.Namespace) -> tuple[int, dict[str, Any], str]:
-    from fer_jax.evaluation.systems import list_systems, render
-
-    found = list_systems(args.configs)
-    broken = any("error" in system for system in found)
-    return 2 if broken else 0, {"models": found}, render(found)
-
-
-def _demo(args: argparse.Namespace) -> tuple[int, dict[str, Any], str]:
-    from fer_jax.demo import demo
-
-    report, text = demo(args.out, workers=args.workers, seed=args.seed)
-    return 0, report, text
-
-
-def _doctor(args: argparse.Namespace) -> tuple[int, dict[str, Any], str]:
-    from fer_jax.doctor import doctor, render
-
-    report = doctor()
-    return 0 if report["ok"] else 2, report, render(report)
-
-
 def make_parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="fer-jax",
@@ -180,10 +45,10 @@ def make_parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
     )
     parser.add_argument("--version", action="version", version=f"fer-jax {__version__}")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
 
     def add(name: str, run: Callable[..., Any], text: str, example: str) -> argparse.ArgumentParser:
-        command = commands.add_parser(
+        command = subparsers.add_parser(
             name,
             help=text,
             description=text,
@@ -197,7 +62,7 @@ def make_parser() -> argparse.ArgumentParser:
 
     p = add(
         "demo",
-        _demo,
+        commands.demo,
         "Generate a small corpus of real videos and do the main job on it.",
         "fer-jax demo demo/",
     )
@@ -207,7 +72,7 @@ def make_parser() -> argparse.ArgumentParser:
 
     p = add(
         "preprocess",
-        _preprocess,
+        commands.preprocess,
         "Turn videos and images into a record directory.",
         "fer-jax preprocess fer2013 fer2013/ records/ --outputs blendshapes,crops",
     )
@@ -236,13 +101,15 @@ def make_parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--limit", type=int, metavar="N", help="only the first N clips, for a trial")
 
-    p = add("inspect", _inspect, "What a record directory holds.", "fer-jax inspect records/")
+    p = add(
+        "inspect", commands.inspect, "What a record directory holds.", "fer-jax inspect records/"
+    )
     p.add_argument("dir", type=Path, metavar="DIR")
     p.add_argument("--check", action="store_true", help="read everything, verify every checksum")
 
     p = add(
         "audit",
-        _audit,
+        commands.audit,
         "What leaks from the training part of a split into its test part.",
         "fer-jax audit records/ --protocol random-kfold",
     )
@@ -255,24 +122,23 @@ def make_parser() -> argparse.ArgumentParser:
 
     p = add(
         "train",
-        _train,
+        commands.train,
         "Train, evaluate and report one run; repeat the command to resume it.",
         "fer-jax train configs/attrah2024_lstm.py --data.dir records/ --train.epochs 50",
     )
-    p.usage = "fer-jax train CONFIG [--out RUN] [--results CSV] [--json] [--key value ...]"
-    p.add_argument("config", metavar="CONFIG", help="a config file, or a run's config.json")
-    p.add_argument(
-        "--out",
-        type=Path,
-        metavar="RUN",
-        help="run directory (default: runs/<name>-<hash of the config>)",
+    _add_training(p, "RUN")
+
+    p = add(
+        "crossval",
+        commands.population,
+        "Train every fold of a config, and its seeds, as one population; repeat it to resume.",
+        "fer-jax crossval configs/ryumina2020_crema_d.py --data.dir records/ --seeds 0,1,2",
     )
-    results = {"type": Path, "metavar": "CSV", "help": "add the result to a table of runs"}
-    p.add_argument("--results", **results)
+    _add_training(p, "DIR")
 
     p = add(
         "evaluate",
-        _evaluate,
+        commands.evaluate,
         "Evaluate a run on its own test part, or on other records.",
         "fer-jax evaluate runs/attrah2024_lstm-1a2b3c4d other-records/",
     )
@@ -282,11 +148,11 @@ def make_parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--labels", default="", metavar="SPACE", help="sum classes to those of another label space"
     )
-    p.add_argument("--results", **results)
+    p.add_argument("--results", **_RESULTS)
 
     p = add(
         "predict",
-        _predict,
+        commands.predict,
         "Predict videos and images: CSVs and an annotated copy.",
         "fer-jax predict runs/attrah2024_lstm-1a2b3c4d video.mp4",
     )
@@ -297,7 +163,7 @@ def make_parser() -> argparse.ArgumentParser:
 
     p = add(
         "extract",
-        _extract,
+        commands.extract,
         "Write a network's features of every frame beside the records, to train on.",
         "fer-jax extract runs/abdullah2020_xception-1a2b3c4d records/ --name xception",
     )
@@ -307,7 +173,7 @@ def make_parser() -> argparse.ArgumentParser:
 
     p = add(
         "models",
-        _models,
+        commands.models,
         "The systems that configs describe: parameters, FLOPs, memory, paper.",
         "fer-jax models",
     )
@@ -315,11 +181,37 @@ def make_parser() -> argparse.ArgumentParser:
 
     add(
         "doctor",
-        _doctor,
+        commands.doctor,
         "What is installed, which devices and model files; and what to mend.",
         "fer-jax doctor",
     )
     return parser
+
+
+_RESULTS: dict[str, Any] = {
+    "type": Path, "metavar": "CSV", "help": "add the result to a table of runs"
+}  # fmt: skip
+
+
+def _add_training(p: argparse.ArgumentParser, out: str) -> None:
+    """What `train` and `crossval` take beside a config's keys."""
+    p.usage = (
+        f"{p.prog} CONFIG [--out {out}] [--seeds N,N] [--vary KEY VALUE ...] [--lanes N] "
+        "[--results CSV] [--json] [--key value ...]"
+    )
+    p.add_argument("config", metavar="CONFIG", help="a config file, or a run's config.json")
+    p.add_argument(
+        "--out", type=Path, metavar=out, help="default: runs/<name>-<hash of the config>"
+    )
+    p.add_argument("--seeds", default="", metavar="N,N", help="a run each, of one program")
+    p.add_argument(
+        "--vary", nargs="+", action="append", default=[], metavar="KEY VALUE",
+        help="a run for each value of a number: --vary optim.lr 1e-3 3e-4",
+    )  # fmt: skip
+    p.add_argument(
+        "--lanes", type=int, default=0, metavar="N", help="runs at a time (default: what fits)"
+    )
+    p.add_argument("--results", **_RESULTS)
 
 
 def _overrides(rest: Sequence[str]) -> list[tuple[str, str]]:
@@ -341,7 +233,7 @@ def _overrides(rest: Sequence[str]) -> list[tuple[str, str]]:
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     words = sys.argv[1:] if argv is None else list(argv)
     args, rest = make_parser().parse_known_args(words)
-    if rest and args.command != "train":
+    if rest and args.command not in ("train", "crossval"):
         raise UserError(f"unknown argument {rest[0]} (see `fer-jax {args.command} --help`)")
     args.words, args.overrides = words, _overrides(rest)
     return args

@@ -34,7 +34,8 @@ RULES: dict[str, tuple[str, ...]] = {
     "fer_jax.training": LEARNING,
     "fer_jax.evaluation": (*LEARNING, "fer_jax.evaluation"),
     "fer_jax.deploy": (*LEARNING, "fer_jax.evaluation", "fer_jax.deploy", "preprocessing"),
-    "fer_jax.cli": EVERYTHING,
+    "fer_jax.cli": (*EVERYTHING, "fer_jax.commands"),
+    "fer_jax.commands": EVERYTHING,
     "fer_jax.demo": EVERYTHING,
     "fer_jax.doctor": EVERYTHING,
     "preprocessing": (

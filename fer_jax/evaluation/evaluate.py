@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from fer_jax.config import Data
 from fer_jax.data import audit, corpus, protocols
 from fer_jax.data.samples import Samples, apply_caps, make_samples, streams_of
 from fer_jax.errors import UserError
@@ -28,12 +29,27 @@ BATCH = 256
 FEW_CLUSTERS = 10
 
 
+Opened = tuple[corpus.Corpus, Sequence[Clip]]
+"""Records and their clips, which are in memory where they are small."""
+
+
+def open_records(where: Path, data: Data) -> Opened:
+    """What a run of this config is evaluated on.
+
+    Raises:
+      UserError: no such records.
+    """
+    records = corpus.load(where, streams=streams_of(data))
+    return records, records if data.images else list(records)
+
+
 def evaluate(
     run: str | Path,
     data: str | Path | None = None,
     *,
     split: str = "test",
     labels: str = "",
+    opened: Opened | None = None,
 ) -> dict[str, Any]:
     """Evaluate the best checkpoint of a run and write what it found into the run directory.
 
@@ -50,6 +66,7 @@ def evaluate(
       split: "train", "validation" or "test" of the run's own protocol; its own records only.
       labels: a coarser label space, whose classes' probabilities are the sums of the run's own
         (paper 4's three classes of seven); its files lie in `<...>/evaluations/<labels>/`.
+      opened: the records, where they are open already (`open_records` of the same data settings).
 
     Returns:
       the content of metrics.json: accuracy, uar, macro_f1, per_class, n and confusion (see
@@ -67,8 +84,8 @@ def evaluate(
     loaded = loop.load_run(run)
     experiment = loaded.experiment
     where = Path(experiment.data.dir if data is None else data)
-    records = corpus.load(where, streams=streams_of(experiment.data))
-    clips, facts = records if experiment.data.images else list(records), loaded.facts
+    records, clips = opened or open_records(where, experiment.data)
+    facts = loaded.facts
     own = records.data_sha256 == facts["data_sha256"]
     if own:
         parts = protocols.make_split(clips, experiment.protocol)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import lru_cache
 from itertools import islice
 
 import jax
 import numpy as np
 
-from fer_jax.config import Data
+from fer_jax.config import Data, Experiment
 from fer_jax.data.samples import ClipSamples, Samples, Shapes, clip_samples, decoded
 from fer_jax.errors import UserError
+from fer_jax.models import Model
 from fer_jax.records import Clip
 from fer_jax.training.run_directory import LoadedRun
 from fer_jax.training.steps import Prediction, make_predictor
@@ -47,6 +50,21 @@ def each(samples: Samples | ClipSamples) -> Iterator[Sample]:
         yield {name: values[rows] for name, values in samples.streams.items()}, mask
 
 
+@dataclasses.dataclass(frozen=True)
+class _Program:
+    """What a compiled prediction depends on: `key` says it all."""
+
+    key: str
+    model: Model = dataclasses.field(compare=False)
+    experiment: Experiment = dataclasses.field(compare=False)
+
+
+@lru_cache(maxsize=8)
+def _predictor(program: _Program) -> Callable[..., Prediction]:
+    """Runs of one shape share a program: the members of a population compile once."""
+    return make_predictor(program.model, program.experiment)
+
+
 def make_inference(loaded: LoadedRun, batch: int = 128) -> Callable[[Iterable[Sample]], Prediction]:
     """A function from samples, read one batch at a time, to NumPy predictions of all of them.
 
@@ -54,8 +72,9 @@ def make_inference(loaded: LoadedRun, batch: int = 128) -> Callable[[Iterable[Sa
     images go in smaller batches.
     """
     experiment = dataclasses.replace(loaded.experiment, data=data_of(loaded))
-    predict = make_predictor(loaded.model, experiment, loaded.statistics)
-    inputs = loaded.inputs
+    document, inputs = experiment.to_json(), loaded.inputs
+    decides = [document["model"], document["data"], experiment.train.precision, len(loaded.classes)]
+    predict = _predictor(_Program(json.dumps([*decides, repr(inputs)]), loaded.model, experiment))
     size = 4 * len(inputs.images) * inputs.frames * int(np.prod(inputs.image_shape))
     batch = max(1, min(batch, _BUDGET // size)) if size else batch
 
@@ -64,7 +83,7 @@ def make_inference(loaded: LoadedRun, batch: int = 128) -> Callable[[Iterable[Sa
         while part := list(islice(iterator, batch)):
             filled = part + part[:1] * (batch - len(part))
             streams, mask = jax.tree.map(lambda *leaves: np.stack(leaves), *filled)
-            found = predict(loaded.variables, streams, mask)
+            found = predict(loaded.variables, loaded.statistics, streams, mask)
             out.append(jax.tree.map(lambda leaf: np.asarray(leaf)[: len(part)], found))
         if not out:
             empty = np.zeros((0, len(loaded.classes)), np.float32)

@@ -16,9 +16,13 @@ from fer_jax.training.parallel import use_every_core
 from fer_jax.training.run_directory import write_text
 
 
-def run_directory(experiment: Experiment) -> Path:
-    """`runs/<name>-<hash>`: the same config lands in the same place, so repeating is resuming."""
-    text = json.dumps(experiment.to_json(), sort_keys=True)
+def run_directory(experiment: Experiment, what: str = "") -> Path:
+    """`runs/<name>-<hash>`: the same config lands in the same place, so repeating is resuming.
+
+    Args:
+      what: else decides what is trained there.
+    """
+    text = json.dumps(experiment.to_json(), sort_keys=True) + what
     return Path("runs") / f"{experiment.name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 

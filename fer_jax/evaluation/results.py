@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from fer_jax.errors import UserError
 from fer_jax.evaluation.evaluate import load_metrics
 from fer_jax.training.run_directory import History, write_text
 
-_FIGURES = ("accuracy", "uar", "macro_f1")
+FIGURES = ("accuracy", "uar", "macro_f1")
 
 
 def result_row(run: str | Path) -> dict[str, Any]:
@@ -29,7 +30,7 @@ def result_row(run: str | Path) -> dict[str, Any]:
         "protocol": metrics["protocol"],
         "test_samples": metrics["n"],
     }
-    for name in _FIGURES:
+    for name in FIGURES:
         low, high = metrics["ci95"][name]
         row |= {name: f"{metrics[name]:.4f}", f"{name}_ci95": f"{low:.4f}-{high:.4f}"}
     more = {
@@ -67,10 +68,15 @@ def append_row(run: str | Path, table: Path) -> Path:
                 raise UserError(f"{table} has other columns than a table of results: name another")
     same = ("experiment", "command", "hardware")
     rows = [old for old in rows if any(old[name] != row[name] for name in same)]
+    write_rows(table, [*rows, row])
+    return table
+
+
+def write_rows(table: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Writes a table whose columns are those of the last row."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(row), lineterminator="\n")
+    writer = csv.DictWriter(text, list(rows[-1]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows([*rows, row])
+    writer.writerows(rows)
     table.parent.mkdir(parents=True, exist_ok=True)
     write_text(table, text.getvalue())
-    return table

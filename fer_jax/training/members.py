@@ -22,6 +22,8 @@ NUMBERS = (
     "train.loss.label_smoothing", "train.loss.focal_gamma", "train.loss.focal_alpha",
     "train.loss.emotion", "train.loss.landmarks",
 )  # fmt: skip
+#: Of which a setting has several runs.
+_REPEATS = ("protocol.fold", "train.seed")
 #: What differs outside the program: which samples, in which order, from which parameters, and how
 #: their classes weigh.
 _OUTSIDE = ("train.seed", "train.loss.class_weights", "protocol", "reported", "name")
@@ -29,10 +31,16 @@ _OUTSIDE = ("train.seed", "train.loss.class_weights", "protocol", "reported", "n
 
 @dataclass(frozen=True)
 class Member:
-    """One run of a population: its directory's name, and its config."""
+    """One run of a population.
+
+    Attributes:
+      name: of its directory.
+      setting: what is varied in it beside fold and seed, "" if nothing.
+    """
 
     name: str
     experiment: Experiment
+    setting: str = ""
 
 
 def make_members(
@@ -71,7 +79,9 @@ def make_members(
     members = []
     for choice in product(*axes):
         changed = override(experiment, [(key, value) for key, value, _ in choice])
-        members.append(Member("_".join(part for _, _, part in choice) or "run", changed))
+        setting = "_".join(part for key, _, part in choice if key not in _REPEATS)
+        name = "_".join(part for _, _, part in choice) or "run"
+        members.append(Member(name, changed, setting))
     names = [member.name for member in members]
     for name in names:
         if names.count(name) > 1:

@@ -25,6 +25,7 @@ from fer_jax.data import protocols, samples
 from fer_jax.data.statistics import fit_statistics
 from fer_jax.errors import UserError
 from fer_jax.training import checkpoint, metrics, optim, parallel
+from fer_jax.training.capacity import bytes_of, bytes_of_a_member, lanes_that_fit
 from fer_jax.training.interrupts import Interrupted, Interrupts
 from fer_jax.training.job import Dataset, check, make_dataset, read_records
 from fer_jax.training.lanes import Lanes, Runner
@@ -36,7 +37,6 @@ from fer_jax.training.population_directory import (
     begin_run,
     claim_population,
     finish_run,
-    give_up,
     is_over,
     outcome,
     read_lanes,
@@ -70,7 +70,7 @@ def train_population(
     Args:
       members: of `make_members`; their configs differ in what one program can vary.
       out: made if absent.
-      lanes: how many train at once; 0 is one a device, the most that a CPU gains by.
+      lanes: how many train at once; 0 is one a device on a CPU, elsewhere what memory holds.
 
     Returns:
       JSON-ready: "members", one dict each of name, run, epochs, finished, best, best_epoch, or of
@@ -145,12 +145,16 @@ class Population:
         self._steps, self._validation_steps = (
             max(-(-n // batch) for n in s) for s in zip(*sizes, strict=True)
         )
-        each = max(1, -(-min(lanes, len(waiting)) // mesh.size))
+        wanted = -(-min(lanes or len(waiting), len(waiting)) // mesh.size)
+        if not lanes:
+            member = bytes_of_a_member(self._model, inputs, self._shape, batch, settings.freeze)
+            device, resident = mesh.devices.flat[0], bytes_of(self._resident)
+            wanted = lanes_that_fit(device, resident, member, wanted)
         self._done = self._clock = 0
         self._paces = Pace(settings.steps_per_call), Pace(settings.steps_per_call)
-        self._saved = time.monotonic()
+        self._saved = self._since = time.monotonic()
         self._checkpoints = checkpoint.Checkpoints(checkpoints_of(out), keep=1)
-        self._lanes = Lanes(mesh, each, self._shape, self._classes)
+        self._lanes = Lanes(mesh, wanted, self._shape, self._classes)
         self._restore()
 
     def _first_state(self, variables: Any) -> TrainState:
@@ -259,6 +263,8 @@ class Population:
         validated = None
         if self._validation_steps and any(self._validates(runner) for runner in runners):
             validated = self._by_lane(self._validate())
+        now = time.monotonic()
+        seconds, self._since = (now - self._since) / len(runners), now
         better = [False] * len(lanes.runners)
         over: dict[int, tuple[str, str]] = {}
         for lane, runner in enumerate(lanes.runners):
@@ -266,6 +272,7 @@ class Population:
                 continue
             try:
                 line = self._line(runner, trained[lane], validated[lane] if validated else None)
+                line["seconds"] = round(seconds, 4)  # Its share of the round.
                 runner.monitor, finished = judge(
                     settings, runner.monitor, runner.epoch, line,
                     runner.member.experiment.optim.lr,
@@ -279,14 +286,7 @@ class Population:
                     over[lane] = finished, ""
         lanes.improve(better)
         for lane, (finished, failed) in over.items():
-            runner = lanes.runners[lane]
-            assert runner is not None
-            try:
-                if failed:
-                    raise UserError(failed)
-                finish_run(lanes, lane, finished)
-            except UserError as error:
-                give_up(runner, str(error))
+            finish_run(lanes, lane, finished, failed)
             lanes.empty(lane)
 
     def _validates(self, runner: Runner) -> bool:
@@ -341,24 +341,21 @@ class Population:
         return line
 
     def _standing(self) -> tuple[int, int, str]:
-        """Epochs done and in all, and the field: a mark a member, and the best so far."""
-        epochs, running = self._first.train.epochs, {}
-        for runner in self._lanes.runners:
-            if runner is not None:
-                running[runner.member.name] = runner
-        waiting = {member.name for member in self._waiting}
-        marks, done = [], 0
-        for member in self._members:
-            if member.name in running:
-                reached = running[member.name].epoch
-                marks.append(str(10 * reached // epochs))
-            else:
-                reached = 0 if member.name in waiting else epochs
-                marks.append("." if member.name in waiting else "#")
-            done += reached
-        best = [r.monitor.best for r in running.values() if r.monitor.best is not None]
+        """Epochs done and in all, and how the field stands."""
+        epochs = self._first.train.epochs
+        running = [runner for runner in self._lanes.runners if runner is not None]
+        reached = {member.name: 0 for member in self._waiting}
+        reached |= {runner.member.name: runner.epoch for runner in running}
+        done = sum(reached.get(member.name, epochs) for member in self._members)
+        marks = "".join(
+            "#"
+            if (epoch := reached.get(member.name)) is None
+            else ".123456789"[10 * epoch // epochs]
+            for member in self._members
+        )
+        best = [r.monitor.best for r in running if r.monitor.best is not None]
         shown = f", {min(best):.3f} to {max(best):.3f}" if best else ""
-        return done, epochs * len(self._members), f"[{''.join(marks)}]{shown}"
+        return done, epochs * len(self._members), f"[{marks}]{shown}"
 
     def _due(self) -> bool:
         return time.monotonic() - self._saved >= self._first.checkpoint.every_seconds

@@ -77,28 +77,25 @@ def begin_run(runner: Runner) -> None:
     protocols.save_split(run / "split.csv", runner.dataset.split)
 
 
-def finish_run(lanes: Lanes, lane: int, finished: str) -> None:
-    """The member's run directory becomes that of a whole run.
-
-    Raises:
-      UserError: its parameters are not finite.
-    """
+def finish_run(lanes: Lanes, lane: int, finished: str, failed: str = "") -> None:
+    """The member's run directory becomes that of a whole run, or says why there is no model."""
     runner = lanes.runners[lane]
     assert runner is not None
     state = lanes.take(lanes.state, lane)
-    check_finite(state.params, runner.epoch, runner.member.experiment)
+    try:
+        if failed:
+            raise UserError(failed)
+        check_finite(state.params, runner.epoch, runner.member.experiment)
+    except UserError as error:
+        document = {"epochs": runner.epoch, "failed": str(error)}
+        write_text(runner.run / "failed.json", json.dumps(document) + "\n")
+        return
     counted = tuple(metrics.no_metrics(lanes.classes))
     best = {**lanes.take(lanes.best, lane), "statistics": dict(runner.statistics)}
     meta = make_meta(runner.epoch, runner.monitor, finished, runner.facts)
     saved = checkpoint.Checkpoints(checkpoints_of(runner.run), keep=1)
     saved.save(runner.step, {**fields_of(state), "counted": counted}, best, meta)
     saved.close()
-
-
-def give_up(runner: Runner, reason: str) -> None:
-    """The member's run directory says why there is no model."""
-    document = {"epochs": runner.epoch, "failed": reason}
-    write_text(runner.run / "failed.json", json.dumps(document) + "\n")
 
 
 def save_lanes(lanes: Lanes, done: int, clock: int, checkpoints: checkpoint.Checkpoints) -> None:

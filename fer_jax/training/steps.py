@@ -346,18 +346,20 @@ class Prediction(NamedTuple):
     """f32[B], inter-pupil distances; 0 where network or samples have no landmarks."""
 
 
-def make_predictor(
-    model: Model, settings: Experiment, statistics: Statistics
-) -> Callable[[Mapping[str, Any], Mapping[str, Any], Any], Prediction]:
+def make_predictor(model: Model, settings: Experiment) -> Callable[..., Prediction]:
     """For evaluation and prediction, outside any mesh.
 
     Returns:
-      A jitted function of (variables, streams {name: [B, T, ...]}, frame_mask bool[B, T]).
+      A jitted function of (variables, statistics, streams {name: [B, T, ...]}, frame_mask
+      bool[B, T]).
     """
 
     @jax.jit
     def predict(
-        variables: Mapping[str, Any], streams: Mapping[str, jax.Array], frame_mask: jax.Array
+        variables: Mapping[str, Any],
+        statistics: Statistics,
+        streams: Mapping[str, jax.Array],
+        frame_mask: jax.Array,
     ) -> Prediction:
         batch = batches.make_batch(streams, frame_mask, statistics, settings.data)
         outputs, _ = model.apply(variables, batch, train=False, key=jax.random.key(0))

@@ -13,8 +13,8 @@ def test_reads_no_more_than_a_batch_ahead(tiny_run, monkeypatch) -> None:
 
     pulled, seen = 0, []
 
-    def fake(model, data, statistics):
-        def predict(variables, streams, mask):
+    def fake(model, data):
+        def predict(variables, statistics, streams, mask):
             raw = streams["raw"]
             seen.append((pulled, raw.shape))
             return Prediction(np.tile(raw[:, :1, 0, 0], 3), raw[:, 0], raw[:, 0, 0, 0])
@@ -28,12 +28,14 @@ def test_reads_no_more_than_a_batch_ahead(tiny_run, monkeypatch) -> None:
             yield {"raw": np.full((5, 68, 2), i, np.float32)}, np.ones(5, bool)
 
     monkeypatch.setattr(inference, "make_predictor", fake)
+    inference._predictor.cache_clear()
     infer = inference.make_inference(load_run(tiny_run.dir), 4)
     found = infer(samples())
     assert seen == [(4, (4, 5, 68, 2)), (8, (4, 5, 68, 2)), (10, (4, 5, 68, 2))]
     wanted = np.arange(10.0)[:, None] * np.ones(3)
     np.testing.assert_array_equal(found.probabilities, wanted)
     assert infer(iter(())).probabilities.shape == (0, 3)
+    inference._predictor.cache_clear()
 
 
 def test_a_samples_numbers_do_not_depend_on_the_others(tiny_run) -> None:

@@ -219,13 +219,14 @@ def test_a_step_is_the_textbook_step(one) -> None:
 
 def test_predictions_do_not_depend_on_the_batch() -> None:
     setup = Setup(1, model=LSTM)
-    predict = steps.make_predictor(setup.model, setup.experiment, setup.statistics(SAMPLES))
+    predict = steps.make_predictor(setup.model, setup.experiment)
     variables, raw = setup.first().variables, shown(SAMPLES)["raw"]
-    whole = predict(variables, {"raw": raw}, SAMPLES.frame_mask).probabilities
+    statistics = setup.statistics(SAMPLES)
+    whole = predict(variables, statistics, {"raw": raw}, SAMPLES.frame_mask).probabilities
     np.testing.assert_allclose(np.sum(whole, axis=-1), 1, rtol=1e-6)
     padded = np.concatenate([raw[:5], np.full_like(raw[:3], 9)])
     mask = np.concatenate([SAMPLES.frame_mask[:5], np.ones_like(SAMPLES.frame_mask[:3])])
-    part = predict(variables, {"raw": padded}, mask).probabilities[:5]
+    part = predict(variables, statistics, {"raw": padded}, mask).probabilities[:5]
     np.testing.assert_allclose(part, whole[:5], rtol=1e-5, atol=1e-6)
 
 

@@ -100,7 +100,7 @@ def test_a_population_that_was_stopped_goes_on_to_the_bit(folded, tmp_path: Path
     members = make_members(folded, folds=True, seeds=[1, 2])
     train_population(members, tmp_path / "whole", lanes=2)
     reported: list[int] = []
-    for stops in (2, 4, 7):
+    for stops in (2, 4, 6):
 
         def stop(done: int, total: int, standing: str, stops: int = stops) -> None:
             reported.append(done)

@@ -1,0 +1,177 @@
+"""What each command does: from parsed arguments to exit code, JSON and text."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+from fer_jax.errors import UserError
+
+
+def preprocess(args: argparse.Namespace) -> tuple[int, dict[str, Any], str]:
+    from fer_jax.progress import Progress
+    from preprocessing.build import make_recipe, preprocess
+
+    names = ("crop_size", "crop_color", "crop_format", "align", "frontal_size", "frontal_symmetry")
+    options = {name: value for name in names if (value := getattr(args, name)) is not None}
+    recipe = make_recipe(args.corpus, args.outputs.split(","), **options)
+    with Progress("preprocess", "clips") as progress:
+        report = preprocess(
+            args.corpus,
+            args.raw,
+            args.out,
+            recipe=recipe,
+            workers=args.workers,
+            engine=args.engine,
+            augment=args.augment,
+            limit=args.limit,
+            on_progress=lambda done, total, bad: progress(done, total, f"{bad} quarantined"),
+        )
+    return report.exit_code, report.to_json(), report.render()
+
+
+def inspect(args: argparse.Namespace) -> tuple[int, dict[str, Any], str]:
+    from fer_jax.data.inspect import inspect, render
+
+    report = inspect(args.dir, check=args.check)
+    return 2 if report.get("problems") else 0, report, render(report)
+
+
+def audit(args: argparse.Namespace) -> tuple[int, dict[str, Any], str]:
+    from fer_jax.config import Experiment, override
+    from fer_jax.data import audit, corpus, protocols
+
+    experiment = override(
+        Experiment(name="audit"),
+        [
+            ("protocol.name", args.protocol),
+            ("protocol.folds", str(args.folds)),
+            ("protocol.fold", str(args.fold)),
+            ("protocol.seed", str(args.seed)),
+        ],
+    )
+    clips = corpus.load(args.dir)
+    split = protocols.make_split(clips, experiment.protocol)
+    report = audit.audit(clips, split)
+    sizes = {part: len(getattr(split, part)) for part in ("train", "validation", "test")}
+    report |= {"protocol": split.name, "split_sha256": split.sha256, "clips": sizes}
+    text = "\n".join(
+        [report["verdict"], *(f"{k}: {v}" for k, v in report.items() if k != "verdict")]
+    )
+    leaky = args.strict and not report["verdict"].startswith("clean")
+    return 4 if leaky else 0, report, text
+
+
+def train(args: argparse.Namespace) -> tuple[int, dict[str, Any], str]:
+    from fer_jax.config import load_config
+    from fer_jax.evaluation.pipeline import run_directory, train_and_report
+
+    if args.seeds or args.vary:
+        return population(args)
+    experiment = load_config(args.config, args.overrides)
+    run = args.out or run_directory(experiment)
+    metrics, text = train_and_report(experiment, run, command=shlex.join(["fer-jax", *args.words]))
+    return 0, {"run": str(run), **metrics}, text + _add_result(run, args.results)
+
+
+def population(args: argparse.Namespace) -> tuple[int, dict[str, Any], str]:
+    from fer_jax.config import load_config
+    from fer_jax.evaluation.crossval import train_and_compare
+    from fer_jax.evaluation.pipeline import run_directory
+
+    experiment = load_config(args.config, args.overrides)
+    try:
+        seeds = [int(seed) for seed in args.seeds.split(",") if seed]
+    except ValueError:
+        raise UserError(f"--seeds {args.seeds}: give whole numbers, as in --seeds 0,1,2") from None
+    for key, *values in args.vary:
+        if not values:
+            raise UserError(f"--vary {key} has no values, as in --vary optim.lr 1e-3 3e-4")
+    folds = args.command == "crossval"
+    what = json.dumps([folds, seeds, args.vary])
+    report, text = train_and_compare(
+        experiment,
+        args.out or run_directory(experiment, what),
+        folds=folds,
+        seeds=seeds,
+        vary=[(key.removeprefix("--"), values) for key, *values in args.vary],
+        lanes=args.lanes,
+        command=shlex.join(["fer-jax", *args.words]),
+    )
+    for one in report["members"] if args.results else ():
+        if "failed" not in one:
+            text += _add_result(Path(one["run"]), args.results)
+    return 0, report, text
+
+
+def _add_result(run: Path, table: Path | None) -> str:
+    from fer_jax.evaluation.results import append_row
+
+    return "" if table is None else f"\nresult added to {append_row(run, table)}"
+
+
+def evaluate(args: argparse.Namespace) -> tuple[int, dict[str, Any], str]:
+    from fer_jax.evaluation.evaluate import evaluate, render
+    from fer_jax.evaluation.report import write_report
+
+    metrics = evaluate(args.run_dir, args.data, split=args.split, labels=args.labels)
+    text = render(metrics)
+    if metrics["split"] == "test" and not args.labels:
+        text += f"\nreport: {write_report(args.run_dir)}" + _add_result(args.run_dir, args.results)
+    return 0, metrics, text
+
+
+def predict(args: argparse.Namespace) -> tuple[int, dict[str, Any], str]:
+    from fer_jax.deploy.predict import predict_files
+    from fer_jax.progress import Progress
+
+    with Progress("predict", "frames") as progress:
+        report = predict_files(
+            args.run_dir, args.files, args.out, video=not args.no_video, on_progress=progress
+        )
+    lines = [
+        f"{item['file']}: {item['predicted']} ({item['probability']:.2f}), "
+        f"face in {item['faces']} of {item['frames']} frames -> {item['frames_csv']}"
+        + (f", {item['annotated']}" if item["annotated"] else "")
+        for item in report["files"]
+    ]
+    lines += [f"{item['file']}: skipped, {item['reason']}" for item in report["skipped"]]
+    return 3 if report["skipped"] else 0, report, "\n".join(lines)
+
+
+def extract(args: argparse.Namespace) -> tuple[int, dict[str, Any], str]:
+    from fer_jax.evaluation.embed import extract
+    from fer_jax.progress import Progress
+
+    with Progress("extract", "clips") as progress:
+        report = extract(args.run_dir, args.dir, args.name, on_progress=progress)
+    text = (
+        f"{report['features']}: {report['clips']} clips in {report['dir']}; train on them with "
+        f"--data.dir {args.dir} --data.features {report['features']}"
+    )
+    return 0, report, text
+
+
+def models(args: argparse.Namespace) -> tuple[int, dict[str, Any], str]:
+    from fer_jax.evaluation.systems import list_systems, render
+
+    found = list_systems(args.configs)
+    broken = any("error" in system for system in found)
+    return 2 if broken else 0, {"models": found}, render(found)
+
+
+def demo(args: argparse.Namespace) -> tuple[int, dict[str, Any], str]:
+    from fer_jax.demo import demo
+
+    report, text = demo(args.out, workers=args.workers, seed=args.seed)
+    return 0, report, text
+
+
+def doctor(args: argparse.Namespace) -> tuple[int, dict[str, Any], str]:
+    from fer_jax.doctor import doctor, render
+
+    report = doctor()
+    return 0 if report["ok"] else 2, report, render(report)

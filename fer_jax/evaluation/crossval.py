@@ -1,0 +1,188 @@
+"""Folds and seeds of a config as one population, and what they say together."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fer_jax.config import Experiment
+from fer_jax.evaluation.confidence import clustered_intervals
+from fer_jax.evaluation.evaluate import evaluate, open_records
+from fer_jax.evaluation.results import FIGURES, result_row, write_rows
+from fer_jax.progress import Progress
+from fer_jax.training import metrics
+from fer_jax.training.members import Member, make_members
+from fer_jax.training.parallel import use_every_core
+from fer_jax.training.population import train_population
+from fer_jax.training.run_directory import write_text
+
+
+def train_and_compare(
+    experiment: Experiment,
+    out: Path,
+    *,
+    folds: bool = False,
+    seeds: Sequence[int] = (),
+    vary: Sequence[tuple[str, Sequence[str]]] = (),
+    lanes: int = 0,
+    command: str = "",
+) -> tuple[dict[str, Any], str]:
+    """Trains (or goes on with) every fold, seed and value as one population, and evaluates it.
+
+    Writes into `out`: a run directory a member, members.csv (a result a line) and summary.json.
+
+    Args:
+      folds, seeds, vary: see `make_members`.
+      lanes: see `train_population`.
+      command: what the user typed, kept in each run's command.txt.
+
+    Returns:
+      summary.json's content, and the lines to show: settings, a dict each of setting, runs,
+      failed, and for accuracy, uar and macro_f1 {"mean", "sd", "ci95"} (see `summarise`); and
+      members, name, run and figures or why it failed.
+    """
+    members = make_members(experiment, folds=folds, seeds=seeds, vary=vary)
+    use_every_core(16 * len(members))
+    with Progress(f"train {experiment.name}", "epochs") as progress:
+        found = train_population(
+            members, out, lanes=lanes, on_progress=progress, on_note=progress.say
+        )["members"]
+    done = [one for one in found if "failed" not in one]
+    opened = open_records(Path(experiment.data.dir), experiment.data) if done else None
+    with Progress(f"evaluate {experiment.name}", "runs") as progress:
+        for count, one in enumerate(done, 1):
+            run = Path(one["run"])
+            if command and not (run / "command.txt").is_file():
+                write_text(run / "command.txt", command + "\n")
+            one |= _figures(evaluate(run, opened=opened))
+            progress(count, len(done))
+    if done:
+        write_rows(out / "members.csv", [result_row(one["run"]) for one in done])
+    by_name = {one["name"]: one for one in found}
+    settings = {member.setting: None for member in members}
+    summary = {
+        "experiment": experiment.name,
+        "protocol": experiment.protocol.name,
+        "settings": [
+            summarise(setting, [m for m in members if m.setting == setting], by_name)
+            for setting in settings
+        ],
+        "members": found,
+    }
+    write_text(out / "summary.json", json.dumps(summary, indent=1) + "\n")
+    return {"out": str(out), **summary}, render(summary) + f"\nruns: {out}"
+
+
+def _figures(found: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: found[name] for name in (*FIGURES, "n", "audit")}
+
+
+def summarise(
+    setting: str, members: Sequence[Member], found: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
+    """What the folds and seeds of one setting say together.
+
+    The folds of a seed are pooled: every clip is tested once, by the model that did not see it, and
+    the figures are of all clips. "mean" is over the seeds' pools, the interval draws subjects of
+    the first; "sd" is over the runs, folds or seeds (with one run there is none).
+
+    Args:
+      members: of the setting.
+      found: by name, where its run lies, or why it failed.
+    """
+    runs = [found[member.name] for member in members]
+    row: dict[str, Any] = {
+        "setting": setting,
+        "runs": len(runs),
+        "failed": [one["name"] for one in runs if "failed" in one],
+    }
+    pools: dict[int, list[_Table]] = {}
+    for member, one in zip(members, runs, strict=True):
+        if "failed" not in one:
+            pools.setdefault(member.experiment.train.seed, []).append(_read(Path(one["run"])))
+    if not pools:
+        return row
+    tables = [table for pool in pools.values() for table in pool]
+    classes = sorted({word for table in tables for line in table for word in line[:2]})
+    pooled = [[line for table in pool for line in table] for pool in pools.values()]
+    whole, single = ([_scores(table, classes) for table in some] for some in (pooled, tables))
+    truth, predicted, clusters = _columns(pooled[0], classes)
+    interval = clustered_intervals(truth, predicted, clusters, len(classes))
+    row["clips"] = len(pooled[0])
+    for name in FIGURES:
+        deviation = np.std([score[name] for score in single], ddof=1) if len(single) > 1 else None
+        row[name] = {
+            "mean": float(np.mean([score[name] for score in whole])),
+            "sd": None if deviation is None else float(deviation),
+            "ci95": interval[name],
+        }
+    return row
+
+
+_Table = list[tuple[str, str, str]]
+"""Truth, prediction and cluster of clips."""
+
+
+def _read(run: Path) -> _Table:
+    with (run / "predictions.csv").open(newline="") as file:
+        return [
+            (line["truth"], line["predicted"], line["subject"] or line["clip_id"])
+            for line in csv.DictReader(file)
+        ]
+
+
+def _columns(table: _Table, classes: Sequence[str]) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Class indices of truth and prediction, and clusters."""
+    place = {word: index for index, word in enumerate(classes)}
+    truth = np.array([place[line[0]] for line in table])
+    return truth, np.array([place[line[1]] for line in table]), [line[2] for line in table]
+
+
+def _scores(table: _Table, classes: Sequence[str]) -> dict[str, np.ndarray]:
+    truth, predicted, _ = _columns(table, classes)
+    return metrics.scores(metrics.confusion_matrix(truth, predicted, len(classes)))
+
+
+def render(summary: Mapping[str, Any]) -> str:
+    """A table, a line a setting."""
+    rows = [("setting", "runs", "clips", "accuracy", "95 % interval", "sd", "uar", "macro_f1")]
+    for one in summary["settings"]:
+        name = one["setting"] or summary["experiment"]
+        if "clips" not in one:
+            rows.append((name, str(one["runs"]), "-", "failed", "-", "-", "-", "-"))
+            continue
+        accuracy = one["accuracy"]
+        low, high = accuracy["ci95"]
+        deviation = "-" if accuracy["sd"] is None else f"{accuracy['sd']:.4f}"
+        rows.append(
+            (
+                name,
+                str(one["runs"] - len(one["failed"])),
+                str(one["clips"]),
+                f"{accuracy['mean']:.4f}",
+                f"{low:.4f} - {high:.4f}",
+                deviation,
+                f"{one['uar']['mean']:.4f}",
+                f"{one['macro_f1']['mean']:.4f}",
+            )
+        )
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join(
+            cell.ljust(width) if index == 0 else cell.rjust(width)
+            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+    failed = [one for one in summary["members"] if "failed" in one]
+    lines += [f"{one['name']} failed in epoch {one['epochs']}: {one['failed']}" for one in failed]
+    verdicts = sorted({one["audit"] for one in summary["members"] if one.get("audit")})
+    lines += [f"audit: {verdict}" for verdict in verdicts[:3]]
+    if len(verdicts) > 3:
+        lines.append(f"audit: and {len(verdicts) - 3} more verdicts, in {{out}}/members.csv")
+    return "\n".join(lines)
