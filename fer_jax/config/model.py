@@ -119,6 +119,9 @@ class C3D:
     (docs/reproduction.md 3.3)."""
     dense: Ints = (4096, 4096)
     dropout: Rate = 0.5
+    init: Literal["glorot", "he"] = "glorot"
+    """First kernels before a ReLU. glorot is Keras's, which the paper used: the signal halves in
+    every layer, and training from scratch may stay at chance for long; he keeps it."""
 
 
 @validated(frozen=True, kw_only=True, config=STRICT)
@@ -136,6 +139,8 @@ class NestedLSTM:
     temporal_units: int = Field(default=256, ge=1)
     convolutional_units: int = Field(default=256, ge=1)
     dropout: Rate = 0.5
+    init: Literal["glorot", "he"] = "glorot"
+    """First kernels of the convolutions, see `C3D.init`."""
     fusion: Literal["channels", "backbones"] = "channels"
     """Two image streams: stacked as channels, or a backbone each whose levels all feed the
     Conv-LSTM."""

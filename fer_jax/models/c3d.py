@@ -15,7 +15,7 @@ from fer_jax.errors import UserError
 from fer_jax.models.checks import need_images, need_size
 from fer_jax.models.layers.conv3d import Conv3D
 from fer_jax.models.layers.dropout import dropout
-from fer_jax.models.layers.initializers import Dense
+from fer_jax.models.layers.initializers import INITIALIZERS, Dense
 from fer_jax.models.layers.pooling import max_pool
 from fer_jax.models.model import Inputs, Outputs
 
@@ -61,10 +61,11 @@ class Backbone(nnx.Module):
     Its layers are conv1, conv2, conv3a, conv3b, conv4a, conv4b, conv5a and conv5b.
     """
 
-    def __init__(self, channels: int, widths: Sequence[int], *, rngs: nnx.Rngs) -> None:
+    def __init__(self, channels: int, widths: Sequence[int], init: str, *, rngs: nnx.Rngs) -> None:
         """Args:
         channels: of the images.
         widths: of the five levels.
+        init: of `INITIALIZERS`.
 
         Raises:
           UserError: there are not five widths.
@@ -75,7 +76,8 @@ class Backbone(nnx.Module):
             )
         for level, width in zip(LEVELS, widths, strict=True):
             for name in level:
-                setattr(self, name, Conv3D(channels, width, rngs=rngs))
+                kernel_init = INITIALIZERS[init]
+                setattr(self, name, Conv3D(channels, width, kernel_init=kernel_init, rngs=rngs))
                 channels = width
 
     def levels(
@@ -127,7 +129,7 @@ class C3D(Backbone):
                 f"not {inputs.frames}: set data.frames={frames}"
             )
         need_size(settings.name, inputs, side)
-        super().__init__(channels, settings.widths, rngs=rngs)
+        super().__init__(channels, settings.widths, settings.init, rngs=rngs)
         self.pools = pools
         self.stream = inputs.images[0]
         self.rate = settings.dropout
@@ -138,7 +140,8 @@ class C3D(Backbone):
         ).size
         self.dense = tuple(f"fc{6 + index}" for index in range(len(settings.dense)))
         for name, units in zip(self.dense, settings.dense, strict=True):
-            setattr(self, name, Dense(size, units, rngs=rngs))
+            kernel_init = INITIALIZERS[settings.init]
+            setattr(self, name, Dense(size, units, kernel_init=kernel_init, rngs=rngs))
             size = units
         self.classifier = Dense(size, classes, rngs=rngs)
 

@@ -52,7 +52,7 @@ class NestedLSTM(nnx.Module):
                 )
             self.backbones = tuple((f"_{stream}", (stream,)) for stream in inputs.images)
         for suffix, streams in self.backbones:
-            backbone = Backbone(channels * len(streams), settings.widths, rngs=rngs)
+            backbone = Backbone(channels * len(streams), settings.widths, settings.init, rngs=rngs)
             setattr(self, f"backbone{suffix}", backbone)
             for name in LAYERS:
                 width = settings.bins**2

@@ -34,6 +34,7 @@ class Runner:
       train, validation: i64[n], its samples among those on the devices, in its own order.
       statistics: of its training set.
       facts: what its metrics must be reported with.
+      most: training samples of the largest member.
       epoch, step: done.
     """
 
@@ -44,6 +45,7 @@ class Runner:
     validation: np.ndarray
     statistics: Any
     facts: dict[str, Any]
+    most: int
     epoch: int = 0
     step: int = 0
     monitor: Monitor = Monitor()
@@ -62,6 +64,10 @@ class Runner:
         classes = len(self.dataset.label_space.classes)
         samples = self.dataset.train
         counts = np.bincount(samples.label, samples.weight, minlength=classes)
+        pool = None
+        if experiment.data.augment.mixup:
+            padding = (0, self.most - len(self.train))
+            pool = np.pad(self.train, padding).astype(np.int32), np.int32(len(self.train))
         lengths = optim.lengths(experiment.optim, self.steps, experiment.train.epochs)
         return Own(
             key=np.asarray(jax.random.key_data(make_keys(experiment.train.seed)[1])),
@@ -71,6 +77,7 @@ class Runner:
             lengths=optim.Lengths(*map(np.int32, lengths)),
             steps=np.int32(self.steps),
             validation_steps=np.int32(-(-len(self.validation) // experiment.train.batch)),
+            pool=pool,
         )
 
 

@@ -220,6 +220,7 @@ class Population:
             self._whole.places(dataset.split.validation),
             self._statistics[key],
             {**dataset.facts, **self._parameters, "notes": list(dataset.facts["notes"])},
+            max(len(other.train) for other in self._datasets.values()),
         )
 
     def _start(self, runner: Runner) -> TrainState:

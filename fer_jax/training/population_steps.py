@@ -2,13 +2,14 @@
 
 Members lie in lanes, some on each device: arrays of members are [D, p, ...] of p lanes on each of D
 devices. A member trains on whole batches on its own device, so that devices exchange nothing. On
-one lane a device the program is the step of a run alone, to the bit; more lanes are one step under
-vmap, whose matmuls add up in another order.
+one lane a device a member runs the step of a run alone, up to what the compiler rounds otherwise
+(nothing in networks of features); more lanes are one step under vmap, whose products add up in
+another order.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -46,6 +47,13 @@ class Own(NamedTuple):
     """i32[], of an epoch; 0 of an empty lane."""
     validation_steps: Any
     """i32[]."""
+    pool: Any
+    """i32[N] and i32[], its training samples, padded, and how many; None where nobody draws."""
+
+    def resident(self, shared: Mapping[str, Any]) -> dict[str, Any]:
+        """What the member sees of the data on the devices."""
+        drawn = {} if self.pool is None else {"pool": self.pool}
+        return {**shared, "statistics": self.statistics, **drawn}
 
 
 def make_population_steps(
@@ -76,7 +84,7 @@ def make_population_steps(
             model, changed, loss = parts(own, weighted=True)
             optimizer = optim.make_optimizer(changed.optim, own.lengths)
             update = steps.make_update(model, changed, loss, optimizer)
-            seen = {**resident, "statistics": own.statistics}
+            seen = own.resident(resident)
             key = jax.random.wrap_key_data(own.key)
 
             def step(i: jax.Array, carry: tuple[TrainState, Metrics]) -> Any:
@@ -90,7 +98,7 @@ def make_population_steps(
         def member(variables, counted, own, index, weight):  # type: ignore[no-untyped-def]
             model, changed, loss = parts(own, weighted=False)
             measure = steps.make_measure(model, changed, loss)
-            seen = {**resident, "statistics": own.statistics}
+            seen = own.resident(resident)
 
             def step(i: jax.Array, counted: Metrics) -> Metrics:
                 return measure(variables, counted, seen, index[i], weight[i])

@@ -89,8 +89,10 @@ def _training_batch(
     if not change.mixup:
         return batch, lambda loss: loss(label)
     others = _fold(keys, _PARTNER)
-    size = len(resident["label"])
+    # A population's corpus is more than a member's training set.
+    pool, size = resident.get("pool", (None, len(resident["label"])))
     partner = jax.vmap(lambda key: jax.random.randint(key, (), 0, size))(others)
+    partner = partner if pool is None else pool[partner]
     share = augment.mixup_share(_fold(keys, _SHARE), change.mixup)
     second = changed(partner, others)
     for name in ("features", "frames"):

@@ -118,7 +118,7 @@ def test_logits_and_gradients_equal_keras_with_the_same_weights(pools, frames, s
 
 
 def test_levels_are_eight_maps_that_keep_the_frames():
-    blank = nnx.eval_shape(lambda: Backbone(6, (4, 5, 6, 7, 8), rngs=nnx.Rngs(0)))
+    blank = nnx.eval_shape(lambda: Backbone(6, (4, 5, 6, 7, 8), "glorot", rngs=nnx.Rngs(0)))
     graph, state = nnx.split(blank)
     rng = np.random.default_rng(0)
     state = jax.tree.map(lambda leaf: 0.2 * rng.standard_normal(leaf.shape).astype("f"), state)

@@ -46,9 +46,13 @@ def folded(experiment: config.Experiment) -> config.Experiment:
     )
 
 
-def test_a_member_is_the_run_alone_to_the_bit(folded, tmp_path: Path) -> None:
+LSTM = [("model.name", "lstm"), ("model.units", "6"), ("data.length", "thin"), ("data.frames", "4")]
+
+
+@pytest.mark.parametrize("model", [[], LSTM], ids=["dense", "lstm"])
+def test_a_member_is_the_run_alone_to_the_bit(folded, tmp_path: Path, model) -> None:
     vary = [("optim.lr", ["0.01", "0.003"])]
-    members = make_members(folded, folds=True, vary=vary)
+    members = make_members(config.override(folded, model), folds=True, vary=vary)
     found = train_population(members, tmp_path / "all")
     assert [one["name"] for one in found["members"]] == [
         f"fold{fold}_lr-{lr}" for fold in range(3) for lr in ("0.01", "0.003")

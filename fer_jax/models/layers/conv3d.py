@@ -80,7 +80,7 @@ def _pad_frames(x: jax.Array, before: int, after: int) -> jax.Array:
 class Conv3D(nnx.Module):
     """`conv3d` with a bias, initialised as Keras does.
 
-    Parameters: kernel f32[*window, in, out] (Glorot uniform), bias f32[out] (zeros).
+    Parameters: kernel f32[*window, in, out], bias f32[out] (zeros).
     """
 
     def __init__(
@@ -89,13 +89,14 @@ class Conv3D(nnx.Module):
         width: int,
         window: tuple[int, int, int] = (3, 3, 3),
         *,
+        kernel_init: jax.nn.initializers.Initializer = glorot_uniform,
         rngs: nnx.Rngs,
     ) -> None:
         """Args:
         features: channels of the input.
         width: channels of the output.
         """
-        self.kernel = nnx.Param(glorot_uniform(rngs.params(), (*window, features, width)))
+        self.kernel = nnx.Param(kernel_init(rngs.params(), (*window, features, width)))
         self.bias = nnx.Param(jnp.zeros(width))
 
     def __call__(self, x: jax.Array) -> jax.Array:

@@ -27,7 +27,9 @@ def _bits(key: jax.Array, shape: Sequence[int]) -> jax.Array:
 
 
 def variance_scaling(
-    scale: float, mode: Literal["fan_avg", "fan_out"], distribution: Literal["uniform", "normal"]
+    scale: float,
+    mode: Literal["fan_in", "fan_avg", "fan_out"],
+    distribution: Literal["uniform", "normal"],
 ) -> jax.nn.initializers.Initializer:
     """Variance scale / fan of a kernel [..., in, out] (He et al. 2015, Glorot & Bengio 2010)."""
 
@@ -37,7 +39,7 @@ def variance_scaling(
         del out_sharding  # Parameters are placed by the training, whole on every device.
         places = math.prod(shape[:-2])
         fan_in, fan_out = shape[-2] * places, shape[-1] * places
-        fan = fan_out if mode == "fan_out" else (fan_in + fan_out) / 2
+        fan = {"fan_in": fan_in, "fan_avg": (fan_in + fan_out) / 2, "fan_out": fan_out}[mode]
         # The middle of each of 2^23 equal steps of (-1, 1): never the ends.
         steps = (_bits(key, shape) >> 9).astype(jnp.float32)
         spread = (steps + 0.5) * 2.0**-22 - 1
@@ -53,6 +55,9 @@ def variance_scaling(
 
 
 glorot_uniform = variance_scaling(1.0, "fan_avg", "uniform")
+he_uniform = variance_scaling(2.0, "fan_in", "uniform")
+#: By the name in a config.
+INITIALIZERS = {"glorot": glorot_uniform, "he": he_uniform}
 
 
 class Dense(nnx.Linear):
