@@ -8,6 +8,9 @@ Run:     fer-jax train configs/abdullah2020_xception.py --data.dir fer2013-recor
 The same network as configs/abdullah2020_lstm.py, trained through both parts. The Xception of a run
 on FER2013 becomes the part `cnn`; the LSTM starts at random. --train.freeze "cnn/*" trains the LSTM
 alone, which is the paper's own way with other bookkeeping.
+
+Expected: see results/abdullah2020.csv, generated videos of unseen people and the small Xception of
+FER2013: 69 % of 36 clips, chance 17 %; the LSTM alone, on extracted features, 67 %.
 """
 
 from fer_jax.config import CNNRNN, LSTM, Data, Experiment, Init, Optim, Protocol, Train, Xception

@@ -13,6 +13,11 @@ cross-entropy (the published code has 0.5 and 0.5), plain SGD with a triangular 
 --train.loss.emotion 1. Trained on AffectNet the paper reports 73.6 % on CK+, 46.5 % on JAFFE and
 62.0 % on ISED; none of them is here. The rate's half cycle of 10,000 steps is AffectNet's; for a
 smaller corpus lower --optim.half_cycle.
+
+Expected: see results/emotionaldan2018.csv, FER2013 at 48 pixels with a quarter of the widths, 12
+epochs, 15 minutes on 2 busy CPU cores: 62.0 % of 2,345 test faces with the landmark term, 61.6 %
+without, well within each other's interval. The landmarks are at 0.088 and 0.098 inter-pupil
+distances, where stage 1 alone has 0.075: plain SGD had not made stage 2 their better yet.
 """
 
 from fer_jax.config import (

@@ -9,6 +9,9 @@ One stage of the Deep Alignment Network on 224x224 gray pictures, from the train
 shape: Adam 1e-3 on the landmark error in inter-pupil distances, chosen by the validation landmark
 error (docs/reproduction.md 4.3). It says nothing of emotions. 112 pixels, as DAN:
 --data.image_size 112, in both stages.
+
+Expected: 0.075 inter-pupil distances on FER2013 at 48 pixels with a quarter of the widths, 10
+epochs, 7 minutes on 2 busy CPU cores. The truth there is dlib's own points.
 """
 
 from fer_jax.config import (

@@ -6,6 +6,10 @@ Run:     fer-jax train configs/zennou2023_nested_lstm.py --data.dir records/
 The face and its frontal view as six channels, windows of 5 frames (docs/reproduction.md 3.5, which
 says what the paper leaves open). One stream: --data.images crops (or frontal); a backbone a stream:
 --model.fusion backbones; --model.bins 2 or 8. Reported 0.6275 on SASE-FE's 12 classes.
+
+Expected: see results/zennou2023.csv, generated videos of unseen people at 48 pixels with a quarter
+of the widths, 20 epochs, 7 minutes on 2 busy CPU cores: 41 % of windows and 47 % of clips by vote,
+chance 17 %, and still gaining.
 """
 
 from fer_jax.config import Augment, Data, Experiment, NestedLSTM, Optim, Protocol, Train

@@ -109,7 +109,7 @@ class Population:
     ):
         """Reads the data, builds the program and goes on from the last checkpoint, if any."""
         self._members, self._waiting, self._out = members, list(waiting), out
-        self._on_note = on_note
+        self._on_note, self._told = on_note, set[str]()
         self._first = first = members[0].experiment
         self._keys = varied(members)
         self._records = read_records(first)
@@ -229,7 +229,9 @@ class Population:
         random = self._model.init(make_keys(experiment.train.seed)[0])
         variables = first_variables(experiment, random, runner.facts)
         for note in runner.facts["notes"]:
-            self._on_note(f"{runner.member.name}: {note}")
+            if note not in self._told:  # Members have much in common.
+                self._told.add(note)
+                self._on_note(f"{runner.member.name}: {note}")
         begin_run(runner)
         return self._first_state(variables)
 

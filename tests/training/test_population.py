@@ -12,7 +12,7 @@ import pytest
 
 from fer_jax import config
 from fer_jax.training import checkpoint, loop
-from fer_jax.training.members import make_members
+from fer_jax.training.members import Member, make_members
 from fer_jax.training.population import train_population
 
 
@@ -84,16 +84,19 @@ def test_more_lanes_than_devices_are_nearly_the_run_alone(folded, tmp_path: Path
 
 
 def test_devices_share_the_members(folded, tmp_path: Path) -> None:
-    """Eight devices, six members; two lanes stay empty."""
+    """Eight devices, six members: two lanes stay empty."""
     members = make_members(folded, folds=True, seeds=[1, 2])
-    for devices in (1, 8):
-        changed = [
-            config.override(m.experiment, [("parallel.devices", str(devices))]) for m in members
-        ]
-        again = [type(m)(m.name, e) for m, e in zip(members, changed, strict=True)]
-        train_population(again, tmp_path / str(devices))
+    for name, devices, mapper in (
+        ("one", 1, "shard_map"),
+        ("all", 8, "shard_map"),
+        ("p", 8, "pmap"),
+    ):
+        changes = [("parallel.devices", str(devices)), ("parallel.mapper", mapper)]
+        again = [Member(m.name, config.override(m.experiment, changes)) for m in members]
+        train_population(again, tmp_path / name)
     for member in members:
-        assert_same_run(tmp_path / "1" / member.name, tmp_path / "8" / member.name)
+        for name in ("all", "p"):
+            assert_same_run(tmp_path / "one" / member.name, tmp_path / name / member.name)
 
 
 class Stop(Exception):
