@@ -208,7 +208,7 @@ def make_job(experiment: Experiment, dataset: Dataset, statistics: Statistics | 
     """Builds the model, puts the data on the devices and compiles nothing yet.
 
     Args:
-      statistics: of an interrupted run, instead of fitting them again.
+      statistics: of an interrupted or another run, instead of fitting them.
 
     Raises:
       UserError: settings that do not go together.

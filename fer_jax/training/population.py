@@ -22,7 +22,6 @@ import numpy as np
 
 from fer_jax import models
 from fer_jax.data import protocols, samples
-from fer_jax.data.statistics import fit_statistics
 from fer_jax.errors import UserError
 from fer_jax.training import checkpoint, metrics, optim, parallel
 from fer_jax.training.capacity import bytes_of, bytes_of_a_member, lanes_that_fit
@@ -44,7 +43,7 @@ from fer_jax.training.population_directory import (
     save_lanes,
 )
 from fer_jax.training.population_steps import make_population_steps
-from fer_jax.training.progress import first_variables
+from fer_jax.training.progress import first_statistics, first_variables
 from fer_jax.training.run_directory import checkpoints_of, locked
 from fer_jax.training.state import TrainState, divide, make_keys, make_state
 from fer_jax.training.steps import make_resident
@@ -115,8 +114,7 @@ class Population:
         self._records = read_records(first)
         self._datasets, self._whole = self._divide()
         self._statistics = {
-            key: fit_statistics(dataset.train, first.data)
-            for key, dataset in self._datasets.items()
+            key: first_statistics(first, dataset) for key, dataset in self._datasets.items()
         }
         self._classes = len(self._records.label_space.classes)
         settings, inputs = first.train, self._records.inputs

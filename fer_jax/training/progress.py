@@ -14,14 +14,15 @@ import numpy as np
 
 from fer_jax.config import Experiment
 from fer_jax.data import protocols
+from fer_jax.data.statistics import Statistics, fit_statistics
 from fer_jax.errors import UserError
 from fer_jax.models.paths import flatten, matches
 from fer_jax.training import checkpoint, metrics, parallel
 from fer_jax.training.initial import by_layer, initial_variables, render
-from fer_jax.training.job import Job, load_dataset, make_job
+from fer_jax.training.job import Dataset, Job, load_dataset, make_job
 from fer_jax.training.metrics import Metrics
 from fer_jax.training.monitor import Monitor
-from fer_jax.training.run_directory import History, checkpoints_of, empty
+from fer_jax.training.run_directory import History, checkpoints_of, empty, load_run
 from fer_jax.training.state import TrainState, snapshot, to_host
 
 
@@ -71,7 +72,7 @@ def begin(
     dataset = load_dataset(experiment)
     classes = len(dataset.label_space.classes)
     if found is None:
-        job = make_job(experiment, dataset)
+        job = make_job(experiment, dataset, first_statistics(experiment, dataset))
         variables = first_variables(experiment, job.first_variables(), dataset.facts)
         state = job.first_state(variables)
         progress = Progress(_place(state, job), no_metrics(job), _place(state.variables, job))
@@ -104,6 +105,28 @@ def begin(
     History(run).rewind(progress.epoch)
     protocols.save_split(run / "split.csv", dataset.split)
     return job, progress
+
+
+def first_statistics(experiment: Experiment, dataset: Dataset) -> Statistics:
+    """Of the training set; where landmarks go on from another run's, what that run had fitted.
+
+    A stage's offsets are relative to the mean shape, and its pictures to the mean picture, that it
+    was trained with.
+    """
+    found, source = fit_statistics(dataset.train, experiment.data), experiment.train.init.run
+    if not (experiment.data.landmarks and source):
+        return found
+    before = load_run(source[0]).statistics
+    if "mean_shape" not in before:
+        return found
+    kept = {
+        name: before[name]
+        for name, value in found.items()
+        if name in before and np.shape(before[name]) == np.shape(value)
+    }
+    if any(not np.array_equal(kept[name], found[name]) for name in kept):
+        dataset.facts["notes"].append(f"mean shape and mean pictures are those of {source[0]}")
+    return found | kept
 
 
 def first_variables(

@@ -46,6 +46,24 @@ def test_second_stage_starts_from_the_first(small, tmp_path):
                 np.testing.assert_array_equal(flatten(after[kind])[path], value)
 
 
+def test_second_stage_keeps_what_the_first_was_relative_to(small, tmp_path):
+    one = small(
+        "emotionaldan2018_stage1", model={**DAN, "stages": 1}, data__image_size=32, train__epochs=1
+    )
+    loop.train(one, tmp_path / "one")
+    two = small(
+        "emotionaldan2018", model=DAN, data__image_size=32, train__epochs=1,
+        train__freeze=["stage1"], protocol={"name": "random", "test": 0.5, "validation": 0.0},
+        train__init={"run": str(tmp_path / "one"), "skip": ["stage2", "classifier"]},
+    )  # fmt: skip
+    notes = loop.train(two, tmp_path / "two")["notes"]
+    assert f"mean shape and mean pictures are those of {tmp_path / 'one'}" in notes
+    before, after = (loop.load_run(tmp_path / name).statistics for name in ("one", "two"))
+    assert set(before) == {"mean_shape", "crops_mean", "crops_std"}
+    for name, value in before.items():
+        np.testing.assert_array_equal(after[name], value)
+
+
 def test_three_classes(small):
     from fer_jax.labels import LABEL_SPACES
 
