@@ -3,13 +3,13 @@
 Records: fer-jax preprocess fer2013 RAW records/ --outputs crops
 Run:     fer-jax train configs/abdullah2020_mini_xception.py --data.dir records/
 
-Data and protocol are those of configs/abdullah2020_xception.py; network (392 thousand parameters)
+Data and protocol are those of configs/abdullah2020_xception.py; network (597 thousand parameters)
 and recipe are for a CPU. The published mini-XCEPTION (Arriaga et al. 2017, 58 thousand parameters)
-reports 66 % on FER2013.
+reports 66 % on FER2013 and its published weights score 65.9 % on this test part.
 
-Expected: see results/abdullah2020.csv: 62.8 % on the private test (63.1 % on the public one) after
-24 epochs, 41 minutes on 2 cores of a CPU that had other work too. It still gains at the end, and
-fits the training set no better than 66.7 %: more epochs help.
+Expected: see results/abdullah2020.csv: 65.7 % on the private test (63.2 % on the public one) after
+20 epochs, 45 minutes on 2 cores of a CPU that had other work too (an epoch takes about a minute on
+idle ones). It fits the training set no better than 67.3 % and still gains: more epochs help.
 """
 
 from fer_jax.config import Augment, Data, Experiment, Loss, Optim, Protocol, Train, Xception
@@ -30,10 +30,12 @@ def experiment() -> Experiment:
             augment=Augment(flip=True, rotation_degrees=10, zoom=0.1, shift=0.1),
         ),
         protocol=Protocol(name="official"),
-        model=Xception(stem=(16, 32), entry=(64, 128, 256), middle=1, exit=(), dense=0),
+        model=Xception(
+            stem=(8, 16), stem_stride=1, entry=(32, 64, 128, 256), middle=2, exit=(), dense=0
+        ),
         optim=Optim(
             name="adamw", lr=3e-3, schedule="cosine", warmup_epochs=1, weight_decay=0.05,
             decay_kernels_only=True, clip_norm=1.0,
         ),
-        train=Train(epochs=24, batch=128, ema=0.998, loss=Loss(label_smoothing=0.1)),
+        train=Train(epochs=20, batch=128, ema=0.998, loss=Loss(label_smoothing=0.1)),
     )  # fmt: skip

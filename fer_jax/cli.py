@@ -7,6 +7,7 @@ terminated.
 
 from __future__ import annotations
 
+import _thread
 import argparse
 import errno
 import json
@@ -239,8 +240,18 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return args
 
 
+def _unraisable(found: Any) -> None:
+    """Ctrl-C in a callback that cannot raise, as JAX's of the garbage collector, comes again."""
+    if isinstance(found.exc_value, KeyboardInterrupt):
+        _thread.interrupt_main()
+    else:
+        sys.__unraisablehook__(found)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
+    if sys.unraisablehook is sys.__unraisablehook__:
+        sys.unraisablehook = _unraisable
     try:
         args = _parse(argv)
         if args.command in COMPILING:

@@ -118,7 +118,7 @@ def evaluate(args: argparse.Namespace) -> tuple[int, dict[str, Any], str]:
     from fer_jax.evaluation.report import write_report
 
     metrics = evaluate(args.run_dir, args.data, split=args.split, labels=args.labels)
-    text = render(metrics)
+    text = render(metrics) + f"\nwritten: {metrics['written']}"
     if metrics["split"] == "test" and not args.labels:
         text += f"\nreport: {write_report(args.run_dir)}" + _add_result(args.run_dir, args.results)
     return 0, metrics, text

@@ -105,7 +105,7 @@ class Data:
     """Normalise features by the training set's mean and standard deviation."""
     pca: int = Field(default=0, ge=0)
     """Project features on so many principal components of the training frames; 0 does not."""
-    caps: dict[str, int] = Field(default_factory=dict)
+    caps: dict[str, Annotated[int, Field(ge=0)]] = Field(default_factory=dict)
     """At most so many training clips of a canonical emotion (paper 5, table 2)."""
     augmented: bool = True
     """Train on the augmented copies that preprocessing made, if it made any."""

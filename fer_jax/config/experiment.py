@@ -95,6 +95,14 @@ def differences(experiments: Sequence[Experiment]) -> dict[str, list[Any]]:
     return {key: some for key, some in values.items() if any(v != some[0] for v in some)}
 
 
+#: Groups whose keys are the user's, with an example.
+_FREE = {
+    "data.caps": '{"happy": 4000}',
+    "train.init.rename": '{"": "cnn"}',
+    "reported": '{"accuracy": 0.61}',
+}
+
+
 def override(experiment: Experiment, changes: Sequence[tuple[str, str]]) -> Experiment:
     """`experiment` with dotted keys set from text, e.g. ("train.epochs", "5").
 
@@ -109,7 +117,7 @@ def override(experiment: Experiment, changes: Sequence[tuple[str, str]]) -> Expe
         node: Any = document
         for part in path:
             node = node.get(part) if isinstance(node, dict) else None
-        free = path in (["data", "caps"], ["train", "init", "rename"], ["reported"])
+        free = ".".join(path) in _FREE
         if not isinstance(node, dict) or (last not in node and not free):
             near = get_close_matches(key, _flat(document), n=1, cutoff=0.5)
             hint = f"; did you mean --{near[0]}?" if near else ""
@@ -119,6 +127,8 @@ def override(experiment: Experiment, changes: Sequence[tuple[str, str]]) -> Expe
         except ValueError:
             value = text
         if isinstance(node.get(last), dict) and not isinstance(value, dict):
+            if key in _FREE:
+                raise UserError(f"--{key} {text}: give JSON, as in --{key} '{_FREE[key]}'")
             raise UserError(f"--{key} is a group; set one of its keys: {', '.join(node[last])}")
         if last == "name" and path and path[0] == "model":
             node.clear()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from typing import Any
 
 from fer_jax.data.protocols import Split
@@ -39,11 +39,15 @@ _LEAKS = {
     "near_duplicates": "have an exact copy in training",
     "subject_overlap": "show a subject of training",
     "statistics_outside_train": "were used for statistics",
+    "source_overlap": "trained or validated a network that this one starts from",
 }
 
 
 def audit(
-    clips: Sequence[Clip], split: Split, statistics: Iterable[int] | None = None
+    clips: Sequence[Clip],
+    split: Split,
+    statistics: Iterable[int] | None = None,
+    seen: Container[str] | None = None,
 ) -> dict[str, Any]:
     """Measures what leaks from the test part of a split into its training part.
 
@@ -54,6 +58,8 @@ def audit(
       split: of `fer_jax.data.protocols.make_split`.
       statistics: indices of the clips that normalisation or feature selection looked at; the
         training part if not given.
+      seen: clip ids that networks were trained or validated on which this run starts from, or whose
+        features it reads; None if there are no such networks.
 
     Returns:
       JSON-ready. Each number is the share of those test clips of which the records say it, None
@@ -62,7 +68,8 @@ def audit(
       twin_overlap: their recording also trains, e.g. as RAVDESS's video-only copy;
       near_duplicates: a training clip has exactly the same extracted streams;
       statement_overlap: what they say is also said in training;
-      statistics_outside_train: they are among `statistics`.
+      statistics_outside_train: they are among `statistics`;
+      source_overlap: they are among `seen`.
       verdict: one line that starts with "clean" or "leaks".
     """
     known = {name: set() for name in _KEYS}
@@ -78,6 +85,9 @@ def audit(
                 hits[name].append(value in known[name])
     fitted = set() if statistics is None else {int(i) for i in statistics}
     hits["statistics_outside_train"] = [int(i) in fitted for i in split.test]
+    hits["source_overlap"] = []
+    if seen is not None:
+        hits["source_overlap"] = [clips[int(i)].clip_id in seen for i in split.test]
     shares = {name: sum(hit) / len(hit) if hit else None for name, hit in hits.items()}
     return {"verdict": _verdict(shares), **shares}
 

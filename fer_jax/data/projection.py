@@ -56,7 +56,7 @@ def fit_pca(values_in_chunks: Iterable[np.ndarray], components: int) -> Projecti
     if not 1 <= components <= most:
         raise UserError(
             f"data.pca={components}: {count} training frames of {len(mean)} features have at most "
-            f"{most} principal components"
+            f"{most} principal components: set --data.pca {most} or less"
         )
     variance, vectors = np.linalg.eigh(scatter / (count - 1))
     variance, matrix = variance[::-1][:components], vectors[:, ::-1][:, :components]

@@ -207,6 +207,9 @@ def predict_files(
     paths = [Path(path) for path in files]
     absent = [str(path) for path in paths if not path.is_file()]
     if absent:
+        folders = [name for name in absent if Path(name).is_dir()]
+        if folders:
+            raise UserError(f"{folders[0]} is a directory: name its files, as in {folders[0]}/*")
         raise UserError(f"no such file: {', '.join(absent)}")
     predictor = load_predictor(run)
     out = Path(run) / "predictions" if out is None else Path(out)

@@ -111,6 +111,8 @@ def evaluate(
         # Without a clip in common nothing is known of subjects that two corpora may share.
         audited = audit.audit(clips, parts) if len(parts.train) else {}
         out = run / "evaluations" / where.resolve().name
+        if _holds_other(out, records.data_sha256):
+            out = out.with_name(f"{out.name}-{records.data_sha256[:8]}")
     if not len(indices):
         what = f"no {split} part" if own else f"no clip that {run} did not see in training"
         raise UserError(f"{where}: there is {what} to evaluate")
@@ -151,7 +153,13 @@ def evaluate(
     table = _predictions(label_space.classes, probabilities, samples, clips)
     write_text(out / "predictions.csv", table)
     write_text(out / "metrics.json", json.dumps(found, indent=1) + "\n")
-    return found
+    return found | {"written": str(out)}
+
+
+def _holds_other(out: Path, data_sha256: str) -> bool:
+    """Results on records of the same name, and another content, lie there."""
+    path = out / "metrics.json"
+    return path.is_file() and json.loads(path.read_text())["data_sha256"] != data_sha256
 
 
 def _same_features(records: corpus.Corpus, loaded: loop.LoadedRun, where: Path) -> None:
@@ -300,6 +308,9 @@ def render(found: dict[str, Any]) -> str:
     lines.append(f"intervals: {interval_note(found)}")
     if found["audit"]:
         lines.append(f"audit: {found['audit']}")
+    left = {name.replace("_", " "): count for name, count in found["left_out"].items() if count}
+    if left:
+        lines.append("left out: " + ", ".join(f"{n} clips ({why})" for why, n in left.items()))
     return "\n".join(lines)
 
 

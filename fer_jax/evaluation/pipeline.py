@@ -42,7 +42,9 @@ def train_and_report(
     if not experiment.data.images:  # Convolutions use every core from one device.
         use_every_core(experiment.train.batch)
     with Progress(f"train {experiment.name}", "epochs") as progress:
-        summary = loop.train(experiment, run, on_progress=progress, on_note=progress.say)
+        summary = loop.train(
+            experiment, run, on_progress=progress, on_note=progress.say, on_step=progress
+        )
     if command and not (run / "command.txt").is_file():
         write_text(run / "command.txt", command + "\n")
     metrics = evaluate(run)

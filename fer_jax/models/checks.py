@@ -10,19 +10,28 @@ def need_features(name: str, inputs: Inputs) -> int:
     """F, the width of the feature vectors.
 
     Raises:
-      UserError: there are none.
+      UserError: there are none, or images that would not be looked at.
     """
+    if inputs.images:
+        raise UserError(f"model {name} reads feature vectors alone: set data.images=[]")
     if not inputs.features:
         raise UserError(f"model {name} reads feature vectors: set data.features (not none)")
     return inputs.features
 
 
-def need_images(name: str, inputs: Inputs, streams: int = 1) -> tuple[int, int, int]:
+def need_images(
+    name: str, inputs: Inputs, streams: int = 1, *, features: bool = False
+) -> tuple[int, int, int]:
     """H, W, C of the images, of which there must be between one and `streams` streams.
 
+    Args:
+      features: the network reads feature vectors too, where there are any.
+
     Raises:
-      UserError: there are none, or more.
+      UserError: there are no images or more streams, or features that would not be looked at.
     """
+    if inputs.features and not features:
+        raise UserError(f"model {name} reads images alone: set data.features=none")
     if not inputs.images:
         raise UserError(f"model {name} reads images: set data.images=crops (or frontal)")
     if len(inputs.images) > streams:

@@ -37,8 +37,6 @@ class CNNRNN(nnx.Module):
     ) -> None:
         name, rnn = settings.name, settings.rnn
         need_images(name, inputs)
-        if inputs.features:
-            raise UserError(f"model {name} reads images alone: set data.features=none")
         if rnn.steps == "features":
             raise UserError(f"model {name} runs over frames: set model.rnn.steps=frames")
         if rnn.kernel_l2:

@@ -40,7 +40,7 @@ class NestedLSTM(nnx.Module):
     def __init__(
         self, settings: config.NestedLSTM, inputs: Inputs, classes: int, rngs: nnx.Rngs
     ) -> None:
-        channels = need_images(settings.name, inputs, streams=2)[2]
+        channels = need_images(settings.name, inputs, streams=2, features=True)[2]
         need_size(settings.name, inputs, 16)
         self.settings = settings
         # Each backbone's part of the layers' names, and the streams that it reads as channels.

@@ -69,7 +69,7 @@ class VGGFace(nnx.Module):
           the dense layers after the embedding.
         """
         name = settings.name
-        height, width, channels = need_images(name, inputs, streams=2)
+        height, width, channels = need_images(name, inputs, streams=2, features=True)
         need_one_frame(name, inputs)
         if len(settings.widths) != len(_CONVOLUTIONS):
             raise UserError(

@@ -22,10 +22,12 @@ def inputs_of(
 
     Raises:
       UserError: the config reads nothing, wants principal components of nothing, asks for landmarks
-        without the image they lie in, or its images have no size.
+        without the image they lie in, names a stream twice, or its images have no size.
     """
     if data.features == "none" and not data.images:
         raise UserError("the model would see nothing: set data.features or data.images")
+    if len(set(data.images)) < len(data.images):
+        raise UserError(f"data.images names a stream twice: {', '.join(data.images)}")
     if data.pca and data.features == "none":
         raise UserError("data.pca projects feature vectors: set data.features")
     if data.landmarks and "crops" not in data.images:

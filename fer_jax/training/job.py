@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -13,7 +15,7 @@ import optax
 from jax.sharding import Mesh
 
 from fer_jax import models
-from fer_jax.config import Experiment
+from fer_jax.config import Experiment, load_config
 from fer_jax.data import audit, corpus, protocols, samples
 from fer_jax.data.samples import Samples
 from fer_jax.data.statistics import Statistics, fit_statistics
@@ -130,7 +132,7 @@ def make_dataset(
         "protocol": split.name,
         "split_sha256": split.sha256,
         "data_sha256": records.corpus.data_sha256,
-        "audit": audit.audit(clips, split),
+        "audit": audit.audit(clips, split, seen=_seen(experiment, records)),
         "label_space": label_space.to_json(),
         "class_counts": dict(zip(label_space.classes, counts.tolist(), strict=True)),
         "samples": {"train": len(train), "validation": len(validation) if validation else 0},
@@ -142,6 +144,8 @@ def make_dataset(
         "extracted": records.corpus.extracted.facts if records.corpus.extracted else None,
         "notes": [],
     }
+    if not experiment.train.loss.emotion:
+        facts["notes"].append("trained for landmarks alone: what it says of emotions means nothing")
     if short := facts["short"]:
         clips_used = sum(len(np.unique(part.clip)) for part in parts)
         facts["notes"].append(
@@ -149,6 +153,23 @@ def make_dataset(
             f"window of {data.frames} frames and are not used: a smaller --data.frames uses them"
         )
     return Dataset(label_space, split, train, validation, records.inputs, facts)
+
+
+def _seen(experiment: Experiment, records: Records) -> set[str] | None:
+    """Clips that the networks before this one learned from: those it starts from, and the one whose
+    features it reads, and theirs; as far as their runs are still there."""
+    extracted = records.corpus.extracted
+    runs = [*experiment.train.init.run, *([extracted.facts["run"]] if extracted else [])]
+    found, known = set(), set()
+    while runs:
+        run = Path(runs.pop())
+        if run in known or not (run / "split.csv").is_file():
+            continue
+        known.add(run)
+        with (run / "split.csv").open(newline="") as file:
+            found |= {row["clip_id"] for row in csv.DictReader(file) if row["part"] != "test"}
+        runs += load_config(run / "config.json").train.init.run
+    return found if known else None
 
 
 def _recipe(metadata: Mapping[str, Any]) -> dict[str, Any]:
@@ -274,6 +295,15 @@ def check(experiment: Experiment, trained: dict[str, Any], frozen: dict[str, Any
             )
     if not trained:
         raise UserError("--train.freeze leaves no parameter to train: freeze less")
+    if settings.accumulate > settings.batch:
+        raise UserError(
+            f"--train.accumulate {settings.accumulate} parts of a batch of {settings.batch}: give "
+            "at most one a sample"
+        )
+    if not settings.loss.emotion and not settings.loss.landmarks:
+        raise UserError(
+            "--train.loss.emotion and --train.loss.landmarks are both 0: nothing would be learned"
+        )
     if settings.loss.landmarks and not data.landmarks:
         raise UserError("--train.loss.landmarks needs the landmarks: set --data.landmarks true")
     if settings.monitor == "validation/landmark_error" and not data.landmarks:

@@ -39,6 +39,7 @@ def train(
     run_dir: str | Path,
     on_progress: OnProgress | None = None,
     on_note: Callable[[str], None] | None = None,
+    on_step: OnProgress | None = None,
 ) -> dict[str, Any]:
     """Trains an experiment, or goes on with it where it stopped, or says that it is finished.
 
@@ -49,6 +50,7 @@ def train(
       experiment: what to train, with `data.dir` set.
       run_dir: made if absent.
       on_progress: called after every epoch.
+      on_step: called whenever steps are known to be done, with which of the epoch's.
       on_note: called before the first with each line for the user that there is by then.
 
     Returns:
@@ -77,11 +79,13 @@ def train(
         checkpoints = checkpoint.Checkpoints(checkpoints_of(run), experiment.checkpoint.keep)
         if found is not None:
             checkpoints.discard_after(found[0])
+        if on_step is not None:
+            on_step(progress.epoch, settings.epochs, "")
         pace, validation_pace = Pace(settings.steps_per_call), Pace(settings.steps_per_call)
         try:
             while not progress.finished:
                 began = time.monotonic()
-                if _train_epoch(job, progress, pace, interrupts, checkpoints):
+                if _train_epoch(job, progress, pace, interrupts, checkpoints, on_step):
                     line = _finish_epoch(job, progress, validation_pace, began)
                     history.append(line)
                     tracker.write(progress.epoch, line)
@@ -107,6 +111,7 @@ def _train_epoch(
     pace: Pace,
     interrupts: Interrupts,
     checkpoints: checkpoint.Checkpoints,
+    on_step: OnProgress | None,
 ) -> bool:
     """Trains the rest of an epoch; False if it was interrupted before its last step."""
     settings, epoch = job.experiment.train, progress.epoch
@@ -121,6 +126,9 @@ def _train_epoch(
 
     def check(counted: Metrics) -> None:
         checkpoints.poll()
+        if on_step is not None:
+            step = -(-int(counted.count) // settings.batch)
+            on_step(epoch, settings.epochs, f"step {step} of {job.steps_per_epoch}")
         if not math.isfinite(float(counted.loss)):
             raise UserError(
                 f"the loss is not finite in epoch {epoch + 1}: lower --optim.lr (now "

@@ -27,6 +27,10 @@ from fer_jax.training import checkpoint
 FREE = ("checkpoint", "data.dir", "parallel", "reported", "track", "train.steps_per_call")
 
 
+#: What a directory that we trained in holds, or one that a run was copied to.
+_OURS = (".lock", "checkpoints", "population.json")
+
+
 def write_text(path: Path, text: str) -> None:
     """Writes a file so that a reader sees the old text or the new, never a part."""
     temporary = path.with_name(f".{path.name}.tmp")
@@ -46,11 +50,13 @@ def locked(run: Path) -> Iterator[bool]:
     """Makes a directory ours while we train in it; True if it was not there.
 
     Raises:
-      UserError: it is a file, or another process trains in it.
+      UserError: it is a file, holds something else, or another process trains in it.
     """
     if run.exists() and not run.is_dir():
         raise UserError(f"{run} is a file: give a directory for the run")
     made = not run.exists()
+    if not made and any(run.iterdir()) and not any((run / name).exists() for name in _OURS):
+        raise UserError(f"{run} holds files that are no run's: give a directory of its own")
     run.mkdir(parents=True, exist_ok=True)
     with open(run / ".lock", "w") as lock:
         try:

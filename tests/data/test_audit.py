@@ -141,3 +141,14 @@ def test_content_hash_reads_every_stream_and_nothing_else():
     ]
     assert len({content_hash(c) for c in (clip, *changed)}) == 5
     assert content_hash(Clip(clip_id="x", corpus="test")) == ""
+
+
+def test_test_clips_that_an_earlier_network_learned_from_are_a_leak(ravdess):
+    split = make_split(ravdess, Protocol(name="subject-kfold", fold=0, folds=4, validation=0))
+    test = [ravdess[i].clip_id for i in split.test]
+    report = audit(ravdess, split, seen=set(test[: len(test) // 2]) | {"fer2013/1"})
+    assert report["source_overlap"] == pytest.approx(0.5, abs=1 / len(test))
+    wanted = "leaks: 50.0 % of test clips trained or validated a network that this one starts from"
+    assert report["verdict"] == wanted
+    assert audit(ravdess, split, seen=set())["source_overlap"] == 0
+    assert audit(ravdess, split)["source_overlap"] is None

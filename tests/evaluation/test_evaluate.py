@@ -89,6 +89,7 @@ def test_other_parts_leave_the_test_figures_alone(run: Path) -> None:
     assert found["subject_overlap"] == 1.0
     assert "reported" not in found
     assert (run / "metrics.json").read_bytes() == before
+    assert found.pop("written") == str(run / "evaluations/train")
     assert json.loads((run / "evaluations/train/metrics.json").read_text()) == found
 
 

@@ -181,6 +181,7 @@ def test_bfloat16_convolves_in_bfloat16():
         (config.C3D(), {"image_shape": (15, 20, 3)}, r"at least 16 pixels, not 15"),
         (config.C3D(widths=(4, 4)), {}, r"model.widths has 2 widths: give 5"),
         (config.C3D(), {"images": ()}, r"model c3d reads images"),
+        (config.C3D(), {"features": 3}, r"reads images alone: set data\.features=none"),
         (config.C3D(), {"images": ("crops", "frontal")}, r"reads 1 image stream"),
     ],
 )

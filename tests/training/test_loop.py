@@ -323,3 +323,44 @@ def test_what_a_user_must_know_is_said_before_the_first_epoch(
     assert frozen.startswith("frozen, and random: lstm_0 (3)")
     assert epochs[0] == summary["notes"] == [short, frozen]
     assert evaluate(tmp_path / "run")["notes"] == [short, frozen]
+
+
+def test_an_earlier_runs_training_clips_are_looked_for_among_the_test_clips(
+    experiment: config.Experiment, tmp_path: Path
+) -> None:
+    loop.train(change(experiment, train__epochs=1), tmp_path / "first")
+    again = change(experiment, train__epochs=1, train__init={"run": str(tmp_path / "first")})
+    facts = loop.train(again, tmp_path / "same")
+    assert facts["audit"]["source_overlap"] == 0
+    other = change(again, protocol__seed=3)
+    facts = loop.train(other, tmp_path / "other")
+    parts = {}
+    for name in ("first", "other"):
+        lines = (tmp_path / name / "split.csv").read_text().splitlines()[1:]
+        parts[name] = {line.split(",")[1]: line.split(",")[0] for line in lines}
+    test = [clip for clip, part in parts["other"].items() if part == "test"]
+    hits = [parts["first"][clip] != "test" for clip in test]
+    assert facts["audit"]["source_overlap"] == pytest.approx(sum(hits) / len(hits)) and any(hits)
+    assert "a network that this one starts from" in facts["audit"]["verdict"]
+    # And of the network before that.
+    third = change(other, protocol__seed=0, train__init={"run": str(tmp_path / "other")})
+    assert loop.train(third, tmp_path / "third")["audit"]["source_overlap"] > 0
+
+
+def test_a_directory_of_something_else_is_left_alone(
+    experiment: config.Experiment, tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").write_text("mine")
+    with pytest.raises(UserError, match="holds files that are no run's"):
+        loop.train(experiment, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+
+
+def test_what_trains_nothing_is_refused(experiment: config.Experiment, tmp_path: Path) -> None:
+    for changes, message in (
+        ({"train__accumulate": 61}, r"--train\.accumulate 61 parts of a batch of 60"),
+        ({"train__loss__emotion": 0.0}, "are both 0: nothing would be learned"),
+    ):
+        with pytest.raises(UserError, match=message):
+            loop.train(change(experiment, **changes), tmp_path / "run")
+    assert not (tmp_path / "run").exists()

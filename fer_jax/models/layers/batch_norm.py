@@ -47,9 +47,10 @@ class BatchNorm(nnx.Module):
         """
         mean, var = self.mean[...], self.var[...]
         if train and not self.frozen:
-            mean, var, rows = self._moments(x.astype(jnp.float32), weight)
+            own = self._moments(x.astype(jnp.float32), weight)
             # A part of a batch may be nothing but padding: that says nothing of the data.
-            keep = jnp.where(rows > 0, self.momentum, 1.0)
+            mean, var = (jnp.where(own[2] > 0, *pair) for pair in ((own[0], mean), (own[1], var)))
+            keep = self.momentum
             for average, value in ((self.mean, mean), (self.var, var)):
                 # Not [...] =, which would write into the caller's array if it is NumPy's.
                 average.set_value(keep * average[...] + (1 - keep) * lax.stop_gradient(value))
