@@ -387,6 +387,8 @@ class Population:
             restore_runner(runner, said)
             lanes.put(lane, runner, *trees)
         self._waiting = list(waiting.values())
+        # Those who were saved are over by now: whoever comes begins a round.
+        self._done = self._done if going else 0
         if going:
             self._on_note(f"went on with {', '.join(going[:3])}{' ...' if len(going) > 3 else ''}")
 

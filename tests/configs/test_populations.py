@@ -61,5 +61,5 @@ def test_two_stages_and_landmark_weights(small, tmp_path: Path):
         loop.train(member.experiment, tmp_path / member.name)
         one, alone = newest(tmp_path / "all" / member.name), newest(tmp_path / member.name)
         jax.tree.map(
-            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7), one, alone
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), one, alone
         )

@@ -108,6 +108,7 @@ def test_exact_copies_are_found_and_silence_is_none():
         "near_duplicates": 0.5,
         "statement_overlap": None,
         "statistics_outside_train": 0.0,
+        "source_overlap": None,
     }
     assert json.loads(json.dumps(report)) == report
 

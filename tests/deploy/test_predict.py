@@ -177,7 +177,7 @@ def test_nothing_is_written_where_nothing_can_be_said(
     for names, message in (
         (["faceless.mp4", "empty.mp4"], r"nothing could be predicted: .*faceless.*no face.*empty"),
         (["picture.jpg", "absent.mp4"], r"no such file: .*absent\.mp4$"),
-        (["a"], r"no such file: .*a$"),
+        (["a"], r"a is a directory: name its files, as in .*a/\*$"),
     ):
         with pytest.raises(UserError, match=message):
             predict_files(tiny_run.dir, [files / name for name in names], tmp_path / "out")
