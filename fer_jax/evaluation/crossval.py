@@ -39,7 +39,7 @@ def train_and_compare(
     Args:
       folds, seeds, vary: see `make_members`.
       lanes: see `train_population`.
-      command: what the user typed, kept in each run's command.txt.
+      command: what the user typed, kept in each run's command.txt with the member's name.
 
     Returns:
       summary.json's content, and the lines to show: settings, a dict each of setting, runs,
@@ -58,7 +58,8 @@ def train_and_compare(
         for count, one in enumerate(done, 1):
             run = Path(one["run"])
             if command and not (run / "command.txt").is_file():
-                write_text(run / "command.txt", command + "\n")
+                # A table of results holds a row a command: the comment sets members apart.
+                write_text(run / "command.txt", f"{command}  # {one['name']}\n")
             one |= _figures(evaluate(run, opened=opened))
             progress(count, len(done))
     if done:
@@ -184,5 +185,5 @@ def render(summary: Mapping[str, Any]) -> str:
     verdicts = sorted({one["audit"] for one in summary["members"] if one.get("audit")})
     lines += [f"audit: {verdict}" for verdict in verdicts[:3]]
     if len(verdicts) > 3:
-        lines.append(f"audit: and {len(verdicts) - 3} more verdicts, in {{out}}/members.csv")
+        lines.append(f"audit: and {len(verdicts) - 3} more verdicts, in members.csv")
     return "\n".join(lines)

@@ -91,7 +91,9 @@ def test_seeds_without_folds(tiny_run, tmp_path: Path, capsys) -> None:
         "setting", "runs", "clips", "accuracy", "95", "%", "interval", "sd", "uar", "macro_f1"
     ]  # fmt: skip
     assert printed[1].split()[:2] == ["tiny", "2"] and any("audit: " in line for line in printed)
-    assert [row["command"].split()[1] for row in rows(table)] == ["train"] * 1
+    kept = [row["command"].partition("  # ") for row in rows(table)]
+    assert [name for _, _, name in kept] == ["seed1", "seed2"]
+    assert all(command.startswith("fer-jax train ") for command, _, _ in kept)
 
 
 def test_mistakes(tiny_run, tmp_path: Path, fails) -> None:
