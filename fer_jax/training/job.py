@@ -18,7 +18,7 @@ from fer_jax import models
 from fer_jax.config import Experiment, load_config
 from fer_jax.data import audit, corpus, protocols, samples
 from fer_jax.data.samples import Samples
-from fer_jax.data.statistics import Statistics, fit_statistics
+from fer_jax.data.statistics import Statistics
 from fer_jax.errors import UserError
 from fer_jax.labels import LabelSpace, make_label_space
 from fer_jax.models.paths import flatten, matches
@@ -225,11 +225,11 @@ class Job:
         return make_state(variables, self.optimizer, settings.freeze, settings.ema)
 
 
-def make_job(experiment: Experiment, dataset: Dataset, statistics: Statistics | None = None) -> Job:
+def make_job(experiment: Experiment, dataset: Dataset, statistics: Statistics) -> Job:
     """Builds the model, puts the data on the devices and compiles nothing yet.
 
     Args:
-      statistics: of an interrupted or another run, instead of fitting them.
+      statistics: of the training set, or of the run that this one goes on from.
 
     Raises:
       UserError: settings that do not go together.
@@ -248,8 +248,6 @@ def make_job(experiment: Experiment, dataset: Dataset, statistics: Statistics | 
     counts = np.bincount(dataset.train.label, dataset.train.weight, minlength=classes)
     loss = make_loss(settings.loss, counts)
     plain_loss = make_loss(settings.loss, counts, weighted=False)
-    if statistics is None:
-        statistics = fit_statistics(dataset.train, experiment.data)
     steps_per_epoch = -(-len(dataset.train) // settings.batch)
     lengths = optim.lengths(experiment.optim, steps_per_epoch, settings.epochs)
     optimizer = optim.make_optimizer(experiment.optim, lengths)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -89,3 +92,37 @@ def experiment(records: Path):
     from fer_jax import config
 
     return config.override(config.from_json(TOY), [("data.dir", str(records))])
+
+
+def history(run: Path) -> list[dict]:
+    """Without what the clock says."""
+    lines = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k != "seconds"} for line in lines]
+
+
+def contents(run: Path) -> dict[str, Any]:
+    """Everything that the newest checkpoint holds."""
+    from fer_jax.training import checkpoint
+
+    directory = run / "checkpoints"
+    step, problems = checkpoint.find_intact(directory)
+    assert not problems
+    return {
+        "step": step,
+        **checkpoint.read(directory, step, dict.fromkeys(("state", "best", "meta"))),
+    }
+
+
+def assert_same(a: Path, b: Path) -> None:
+    """Two runs learned the same, to the bit."""
+    import jax
+
+    assert history(a) == history(b)
+    assert (a / "split.csv").read_bytes() == (b / "split.csv").read_bytes()
+    jax.tree.map(np.testing.assert_array_equal, contents(a), contents(b))
+
+
+@pytest.fixture(scope="session")
+def runs() -> SimpleNamespace:
+    """What run directories hold, and whether two are the same."""
+    return SimpleNamespace(history=history, contents=contents, assert_same=assert_same)

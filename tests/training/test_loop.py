@@ -22,29 +22,6 @@ def change(experiment: config.Experiment, **changes: Any) -> config.Experiment:
     return config.override(experiment, items)
 
 
-def history(run: Path) -> list[dict]:
-    """Without what the clock says."""
-    lines = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k != "seconds"} for line in lines]
-
-
-def contents(run: Path) -> dict[str, Any]:
-    """Everything that the newest checkpoint holds."""
-    directory = run / "checkpoints"
-    step, problems = checkpoint.find_intact(directory)
-    assert not problems
-    return {
-        "step": step,
-        **checkpoint.read(directory, step, dict.fromkeys(("state", "best", "meta"))),
-    }
-
-
-def assert_same_run(a: Path, b: Path) -> None:
-    assert history(a) == history(b)
-    assert (a / "split.csv").read_bytes() == (b / "split.csv").read_bytes()
-    jax.tree.map(np.testing.assert_array_equal, contents(a), contents(b))
-
-
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("runs")
@@ -63,8 +40,8 @@ class Stop(Exception):
     pass
 
 
-def test_learns_and_says_how(finished: Path, experiment, records: Path) -> None:
-    lines = history(finished)
+def test_learns_and_says_how(runs, finished: Path, experiment, records: Path) -> None:
+    lines = runs.history(finished)
     assert [line["epoch"] for line in lines] == [1, 2, 3]
     assert lines[-1]["train/loss"] < lines[0]["train/loss"]
     accuracies = [line["validation/accuracy"] for line in lines]
@@ -87,7 +64,9 @@ def test_a_finished_run_is_not_trained_again(finished: Path, experiment, monkeyp
     assert summary["epochs"] == 3
 
 
-def test_resumed_after_a_crash_equals_uninterrupted(finished: Path, experiment, tmp_path) -> None:
+def test_resumed_after_a_crash_equals_uninterrupted(
+    runs, finished: Path, experiment, tmp_path
+) -> None:
     def crash(done: int, total: int, note: str) -> None:
         if done == 2:
             raise Stop
@@ -95,16 +74,16 @@ def test_resumed_after_a_crash_equals_uninterrupted(finished: Path, experiment, 
     run = tmp_path / "run"
     with pytest.raises(Stop):
         loop.train(experiment, run, crash)
-    assert contents(run)["meta"]["progress"]["epoch"] == 1
-    assert len(history(run)) == 2  # One line more than the checkpoint knows of.
+    assert runs.contents(run)["meta"]["progress"]["epoch"] == 1
+    assert len(runs.history(run)) == 2  # One line more than the checkpoint knows of.
     summary = loop.train(experiment, run)
     assert any("went on after epoch 1 of 3" in note for note in summary["notes"])
-    assert_same_run(run, finished)
+    runs.assert_same(run, finished)
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_within_an_epoch_equals_uninterrupted(
-    finished: Path, experiment, tmp_path, monkeypatch, signum: int
+    runs, finished: Path, experiment, tmp_path, monkeypatch, signum: int
 ) -> None:
     """The signal comes after 7 of 15 steps; the rest of epoch 2 is trained by the second run."""
     experiment = change(experiment, train__steps_per_call=1)
@@ -125,11 +104,11 @@ def test_interrupted_within_an_epoch_equals_uninterrupted(
         loop.train(experiment, run)
     assert stopped.value.signum == signum
     assert signal.getsignal(signum) is before
-    found = contents(run)
+    found = runs.contents(run)
     assert 5 < found["step"] < 10
     assert found["state"]["counted"][2] > 0
     loop.train(experiment, run)
-    assert_same_run(run, finished)
+    runs.assert_same(run, finished)
 
 
 def test_a_second_signal_stops_at_once(experiment, tmp_path, monkeypatch) -> None:
@@ -142,10 +121,12 @@ def test_a_second_signal_stops_at_once(experiment, tmp_path, monkeypatch) -> Non
         loop.train(experiment, tmp_path / "run")
 
 
-def test_best_parameters_are_those_of_the_best_epoch(finished: Path, experiment, tmp_path) -> None:
+def test_best_parameters_are_those_of_the_best_epoch(
+    runs, finished: Path, experiment, tmp_path
+) -> None:
     """A run that ends at the best epoch has the same parameters there."""
     best = loop.load_run(finished)
-    lines = history(finished)
+    lines = runs.history(finished)
     accuracies = [line["validation/accuracy"] for line in lines]
     assert best.epoch == int(np.argmax(accuracies)) + 1
     short = change(experiment, train__epochs=best.epoch)
@@ -166,14 +147,14 @@ def test_early_stop(experiment, tmp_path) -> None:
     assert (summary["finished"], summary["epochs"], summary["best_epoch"]) == ("early stop", 4, 1)
 
 
-def test_evaluate_every(experiment, tmp_path) -> None:
+def test_evaluate_every(runs, experiment, tmp_path) -> None:
     loop.train(change(experiment, train__evaluate_every=2), tmp_path / "run")
-    validated = ["validation/loss" in line for line in history(tmp_path / "run")]
+    validated = ["validation/loss" in line for line in runs.history(tmp_path / "run")]
     assert validated == [False, True, True]  # The last epoch always.
 
 
 def test_a_damaged_checkpoint_costs_an_epoch_not_the_run(
-    finished: Path, experiment, tmp_path
+    runs, finished: Path, experiment, tmp_path
 ) -> None:
     run = tmp_path / "run"
     with pytest.raises(Stop):
@@ -183,7 +164,7 @@ def test_a_damaged_checkpoint_costs_an_epoch_not_the_run(
     victim.write_bytes(victim.read_bytes() + b"\0")
     summary = loop.train(experiment, run)
     assert any("went back to the checkpoint" in note for note in summary["notes"])
-    assert_same_run(run, finished)
+    runs.assert_same(run, finished)
 
 
 def stop_after(epoch: int):
@@ -258,12 +239,12 @@ def test_mistakes_are_explained(experiment, tmp_path, changes, said: str) -> Non
         loop.train(change(experiment, **changes), tmp_path / "run")
 
 
-def test_without_validation_the_training_loss_chooses(experiment, tmp_path) -> None:
+def test_without_validation_the_training_loss_chooses(runs, experiment, tmp_path) -> None:
     summary = loop.train(
         change(experiment, protocol__validation=0.0, train__monitor="train/loss"),
         tmp_path / "run",
     )
-    losses = [line["train/loss"] for line in history(tmp_path / "run")]
+    losses = [line["train/loss"] for line in runs.history(tmp_path / "run")]
     assert summary["best"] == min(losses)
     assert summary["validation"] == {}
 
@@ -273,7 +254,7 @@ def test_not_a_run_directory(tmp_path) -> None:
         loop.load_run(tmp_path)
 
 
-def test_tensorboard_events_can_be_read(experiment, tmp_path) -> None:
+def test_tensorboard_events_can_be_read(runs, experiment, tmp_path) -> None:
     from tensorboardX.proto import event_pb2
 
     from fer_jax.data.tfrecord import Shard
@@ -287,7 +268,7 @@ def test_tensorboard_events_can_be_read(experiment, tmp_path) -> None:
         for event in events
         for value in event.summary.value
     }
-    for line in history(run):
+    for line in runs.history(run):
         wanted = line["validation/accuracy"]
         assert found[line["epoch"], "validation/accuracy"] == pytest.approx(wanted)
 

@@ -2,39 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
 import pytest
 
 from fer_jax import config
-from fer_jax.training import checkpoint, loop
+from fer_jax.training import loop
 from fer_jax.training.members import Member, make_members
 from fer_jax.training.population import train_population
-
-
-def history(run: Path) -> list[dict]:
-    lines = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k != "seconds"} for line in lines]
-
-
-def contents(run: Path) -> dict[str, Any]:
-    directory = run / "checkpoints"
-    step, problems = checkpoint.find_intact(directory)
-    assert not problems
-    return {
-        "step": step,
-        **checkpoint.read(directory, step, dict.fromkeys(("state", "best", "meta"))),
-    }
-
-
-def assert_same_run(a: Path, b: Path) -> None:
-    assert history(a) == history(b)
-    assert (a / "split.csv").read_bytes() == (b / "split.csv").read_bytes()
-    jax.tree.map(np.testing.assert_array_equal, contents(a), contents(b))
 
 
 @pytest.fixture
@@ -50,7 +27,7 @@ LSTM = [("model.name", "lstm"), ("model.units", "6"), ("data.length", "thin"), (
 
 
 @pytest.mark.parametrize("model", [[], LSTM], ids=["dense", "lstm"])
-def test_a_member_is_the_run_alone_to_the_bit(folded, tmp_path: Path, model) -> None:
+def test_a_member_is_the_run_alone_to_the_bit(runs, folded, tmp_path: Path, model) -> None:
     vary = [("optim.lr", ["0.01", "0.003"])]
     members = make_members(config.override(folded, model), folds=True, vary=vary)
     found = train_population(members, tmp_path / "all")
@@ -59,14 +36,14 @@ def test_a_member_is_the_run_alone_to_the_bit(folded, tmp_path: Path, model) -> 
     ]
     for member in (members[0], members[3]):
         loop.train(member.experiment, tmp_path / member.name)
-        assert_same_run(tmp_path / "all" / member.name, tmp_path / member.name)
+        runs.assert_same(tmp_path / "all" / member.name, tmp_path / member.name)
 
 
 def run_of(members, name: str):
     return next(member for member in members if member.name == name)
 
 
-def test_more_lanes_than_devices_are_nearly_the_run_alone(folded, tmp_path: Path) -> None:
+def test_more_lanes_than_devices_are_nearly_the_run_alone(runs, folded, tmp_path: Path) -> None:
     vary = [("model.dropout", ["0.0,0.0", "0.4,0.2"]), ("train.loss.label_smoothing", ["0", "0.1"])]
     members = make_members(folded, folds=True, vary=vary)
     train_population(members, tmp_path / "all", lanes=5)
@@ -75,15 +52,17 @@ def test_more_lanes_than_devices_are_nearly_the_run_alone(folded, tmp_path: Path
         "fold0_dropout-0.0-0.0_label_smoothing-0",
     ):
         loop.train(run_of(members, name).experiment, tmp_path / name)
-        one, alone = contents(tmp_path / "all" / name), contents(tmp_path / name)
+        one, alone = runs.contents(tmp_path / "all" / name), runs.contents(tmp_path / name)
         close = lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5)  # noqa: E731
         jax.tree.map(close, one["state"]["params"], alone["state"]["params"])
-        for a, b in zip(history(tmp_path / "all" / name), history(tmp_path / name), strict=True):
+        for a, b in zip(
+            runs.history(tmp_path / "all" / name), runs.history(tmp_path / name), strict=True
+        ):
             assert a.keys() == b.keys()
             assert a["validation/loss"] == pytest.approx(b["validation/loss"], rel=1e-4)
 
 
-def test_devices_share_the_members(folded, tmp_path: Path) -> None:
+def test_devices_share_the_members(runs, folded, tmp_path: Path) -> None:
     """Eight devices, six members: two lanes stay empty."""
     members = make_members(folded, folds=True, seeds=[1, 2])
     for name, devices, mapper in (
@@ -96,14 +75,14 @@ def test_devices_share_the_members(folded, tmp_path: Path) -> None:
         train_population(again, tmp_path / name)
     for member in members:
         for name in ("all", "p"):
-            assert_same_run(tmp_path / "one" / member.name, tmp_path / name / member.name)
+            runs.assert_same(tmp_path / "one" / member.name, tmp_path / name / member.name)
 
 
 class Stop(Exception):
     pass
 
 
-def test_a_population_that_was_stopped_goes_on_to_the_bit(folded, tmp_path: Path) -> None:
+def test_a_population_that_was_stopped_goes_on_to_the_bit(runs, folded, tmp_path: Path) -> None:
     members = make_members(folded, folds=True, seeds=[1, 2])
     train_population(members, tmp_path / "whole", lanes=2)
     reported: list[int] = []
@@ -121,12 +100,12 @@ def test_a_population_that_was_stopped_goes_on_to_the_bit(folded, tmp_path: Path
     train_population(members, tmp_path / "part", lanes=2, on_note=notes.append)
     assert notes and notes[0].startswith("went on with")
     for member in members:
-        assert_same_run(tmp_path / "whole" / member.name, tmp_path / "part" / member.name)
+        runs.assert_same(tmp_path / "whole" / member.name, tmp_path / "part" / member.name)
     train_population(members, tmp_path / "part", on_note=notes.append)
     assert not (tmp_path / "part" / "checkpoints").exists()
 
 
-def test_members_stop_early_and_fail_by_themselves(folded, tmp_path: Path) -> None:
+def test_members_stop_early_and_fail_by_themselves(runs, folded, tmp_path: Path) -> None:
     patient = config.override(
         folded,
         [
@@ -140,7 +119,7 @@ def test_members_stop_early_and_fail_by_themselves(folded, tmp_path: Path) -> No
     assert "not finite" in found["lr-1e30"]["failed"]
     assert found["lr-1e-30"]["finished"] == "early stop" and found["lr-1e-30"]["epochs"] < 8
     loop.train(members[0].experiment, tmp_path / "alone")
-    assert_same_run(tmp_path / "all" / "lr-0.01", tmp_path / "alone")
+    runs.assert_same(tmp_path / "all" / "lr-0.01", tmp_path / "alone")
     # What failed is not tried again.
     again = train_population(members, tmp_path / "all")["members"]
     assert [one["name"] for one in again if "failed" in one] == ["lr-1e30"]

@@ -194,7 +194,8 @@ def job_of(records, experiment, *changes: tuple[str, str]):
     from fer_jax.training.job import load_dataset, make_job
 
     changed = config.override(experiment, changes)
-    return make_job(changed, load_dataset(changed))
+    dataset = load_dataset(changed)
+    return make_job(changed, dataset, fit_statistics(dataset.train, changed.data))
 
 
 @pytest.mark.parametrize(
