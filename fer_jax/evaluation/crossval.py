@@ -89,8 +89,8 @@ def summarise(
     """What the folds and seeds of one setting say together.
 
     The folds of a seed are pooled: every clip is tested once, by the model that did not see it, and
-    the figures are of all clips. "mean" is over the seeds' pools, the interval draws subjects of
-    the first; "sd" is over the runs, folds or seeds (with one run there is none).
+    the figures are of all clips. "mean" is over the seeds' pools, and so are the ends of "ci95",
+    which draws the subjects of each; "sd" is over the runs, folds or seeds (with one run there is none).
 
     Args:
       members: of the setting.
@@ -112,15 +112,16 @@ def summarise(
     classes = sorted({word for table in tables for line in table for word in line[:2]})
     pooled = [[line for table in pool for line in table] for pool in pools.values()]
     whole, single = ([_scores(table, classes) for table in some] for some in (pooled, tables))
-    truth, predicted, clusters = _columns(pooled[0], classes)
-    interval = clustered_intervals(truth, predicted, clusters, len(classes))
+    intervals = [
+        clustered_intervals(*_columns(table, classes), classes=len(classes)) for table in pooled
+    ]
     row["clips"] = len(pooled[0])
     for name in FIGURES:
         deviation = np.std([score[name] for score in single], ddof=1) if len(single) > 1 else None
         row[name] = {
             "mean": float(np.mean([score[name] for score in whole])),
             "sd": None if deviation is None else float(deviation),
-            "ci95": interval[name],
+            "ci95": np.mean([interval[name] for interval in intervals], axis=0).tolist(),
         }
     return row
 
