@@ -90,7 +90,8 @@ def summarise(
 
     The folds of a seed are pooled: every clip is tested once, by the model that did not see it, and
     the figures are of all clips. "mean" is over the seeds' pools, and so are the ends of "ci95",
-    which draws the subjects of each; "sd" is over the runs, folds or seeds (with one run there is none).
+    which draws the subjects of each; "sd" is over the runs, folds or seeds (with one run there is
+    none).
 
     Args:
       members: of the setting.
