@@ -10,7 +10,6 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALL := $(PIP) install --quiet --no-compile --no-deps --require-hashes
 PINS := $(wildcard requirements/*.txt)
-BENCHMARKS := $(basename $(notdir $(filter-out %/__init__.py,$(wildcard benchmarks/*.py))))
 
 # MediaPipe's model is taken from here, where the folder exists, instead of being downloaded.
 ifneq ($(wildcard ../shared/models),)
@@ -18,10 +17,10 @@ export FER_JAX_MODELS ?= $(abspath ../shared/models)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint format bench lock clean
+.PHONY: help venv demo test lint format bench bench-gpu lock clean
 
 help:  ## this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-9s %s\n", $$1, $$2}'
 
 venv: $(VENV)/.project  ## make .venv: everything that demo, tests and lint need
 
@@ -52,10 +51,13 @@ format: venv  ## rewrite what ruff can mend
 	$(BIN)/ruff format .
 
 # PyTorch is installed for the benchmarks alone: away from a CPU-only wheel it is gigabytes.
-bench: venv  ## side by side with PyTorch, Flax and MediaPipe, on the CPU
+bench: venv  ## side by side with PyTorch, Keras, TensorFlow and others on the CPU, into bench-results/
+	@$(BIN)/python -c 'import torch, grain' 2>/dev/null || $(PIP) install --quiet 'torch==2.13.0' 'grain>=0.2.10'
+	@JAX_PLATFORMS=cpu $(BIN)/python -m benchmarks
+
+bench-gpu: venv  ## the same on this machine's GPU
 	@$(BIN)/python -c 'import torch' 2>/dev/null || $(PIP) install --quiet 'torch==2.13.0'
-	@for question in $(BENCHMARKS); do \
-	  JAX_PLATFORMS=cpu $(BIN)/python -m benchmarks.$$question --json || exit 1; done
+	@$(BIN)/python -m benchmarks --gpu
 
 lock: venv  ## refresh the pins of requirements/ (UPGRADE=--upgrade for the newest)
 	@$(BIN)/python -c 'import uv' 2>/dev/null || $(PIP) install --quiet uv

@@ -6,27 +6,20 @@ Every peer does the same work: two LSTM layers (128, 256 units) on f32[64, 76, 2
 after each, softmax cross-entropy over 6 classes, backward, Adam with L2 weight decay. PyTorch uses
 a thread a core. Ours has a CPU device a core and shares the batch among them, as training maps a
 step over devices; `ours_one_device` leaves the cores to XLA's thread pool. Flax's runs on one
-device, where it is faster than on several. Each peer is a process of its own; they take turns, a
-few steps a turn, so that a busy machine is as bad for one as for the other. `ratio_<peer>` is the
-peer's median step over ours: above 1, we are faster.
+device, where it is faster than on several.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import multiprocessing
-import os
-import platform
-import statistics
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from benchmarks import race
+
 BATCH, STEPS, FEATURES, CLASSES, UNITS = 64, 76, 259, 6, (128, 256)
 LEARNING_RATE, WEIGHT_DECAY, DROPOUT = 1e-3, 5e-5, 0.5
-CORES = os.cpu_count() or 1
 
 
 def _data() -> tuple[Any, Any]:
@@ -37,7 +30,7 @@ def _data() -> tuple[Any, Any]:
     return x, rng.integers(0, CLASSES, BATCH)
 
 
-def _jax_step(make: Callable[..., tuple[Any, Any]], devices: int) -> Callable[[int], None]:
+def _jax_step(make: Callable[..., tuple[Any, Any]], devices: int) -> race.Step:
     """A train step, data-parallel over so many CPU devices, with optax's Adam.
 
     `make()` gives (parameters, loss(parameters, x, labels, key)); the state's memory is donated.
@@ -71,7 +64,7 @@ def _jax_step(make: Callable[..., tuple[Any, Any]], devices: int) -> Callable[[i
         nonlocal state
         state = jax.block_until_ready(step(state, x, labels, index))
 
-    return run
+    return run, {}
 
 
 def ours() -> tuple[Any, Any]:
@@ -121,12 +114,12 @@ def flax_rnn() -> tuple[Any, Any]:
     return params, loss
 
 
-def pytorch() -> Callable[[int], None]:
+def pytorch() -> race.Step:
     """torch.nn.LSTM."""
     import torch
     from torch import nn
 
-    torch.set_num_threads(CORES)
+    torch.set_num_threads(race.CORES)
 
     class Network(nn.Module):
         def __init__(self) -> None:
@@ -151,71 +144,22 @@ def pytorch() -> Callable[[int], None]:
         loss(network(x), labels).backward()
         optimizer.step()
 
-    return run
+    return run, {}
 
 
-PEERS: dict[str, Callable[[], Callable[[int], None]]] = {
-    "ours": partial(_jax_step, ours, CORES),
+PEERS: dict[str, race.Make] = {
+    "ours": partial(_jax_step, ours, race.CORES),
     "pytorch": pytorch,
     "flax_rnn": partial(_jax_step, flax_rnn, 1),
     "ours_one_device": partial(_jax_step, ours, 1),
 }
 
 
-def _serve(name: str, pipe: Any) -> None:
-    """A peer's process: the times of so many steps, for every number that comes."""
-    run, index = PEERS[name](), 0
-    while steps := pipe.recv():
-        times = []
-        for _ in range(steps):
-            start = time.perf_counter()
-            run(index)
-            times.append((time.perf_counter() - start) * 1e3)
-            index += 1
-        pipe.send(times)
-
-
-def measure(turns: int, steps: int, peers: tuple[str, ...] = tuple(PEERS)) -> dict[str, Any]:
+def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """Median and least step of every peer in ms, and the ratios."""
-    context = multiprocessing.get_context("spawn")
-    pipes, processes = {}, []
-    for name in peers:
-        pipes[name], theirs = context.Pipe()
-        processes.append(context.Process(target=_serve, args=(name, theirs), daemon=True))
-        processes[-1].start()
-        theirs.close()  # so that a peer that dies ends our waiting
-    times: dict[str, list[float]] = {name: [] for name in peers}
-    for turn in range(turns + 1):
-        for name, pipe in pipes.items():
-            pipe.send(steps)
-            result = pipe.recv()
-            if turn:  # the first turn compiles and warms up
-                times[name] += result[1:]  # the first step of a turn finds cold caches
-    for pipe, process in zip(pipes.values(), processes, strict=True):
-        pipe.send(0)
-        process.join()
-    median = {name: statistics.median(values) for name, values in times.items()}
-    return {
-        "question": "lstm_step",
-        "hardware": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
-        **{f"ratio_{name}": round(median[name] / median["ours"], 3) for name in peers[1:]},
-        **{f"{name}_ms": round(value, 2) for name, value in median.items()},
-        **{f"{name}_least_ms": round(min(values), 2) for name, values in times.items()},
-    }
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--turns", type=int, default=15, help="turns of every peer")
-    parser.add_argument("--steps", type=int, default=8, help="steps a turn")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-    arguments = parser.parse_args()
-    result = measure(arguments.turns, arguments.steps)
-    if arguments.json:
-        print(json.dumps(result))
-    else:
-        print("\n".join(f"{key:20} {value}" for key, value in result.items()))
+    return race.compare(*race.race(PEERS, arguments.turns, arguments.steps))
 
 
 if __name__ == "__main__":
-    main()
+    options = {"turns": (15, "turns of every peer"), "steps": (8, "steps a turn")}
+    race.main("lstm_step", __doc__, measure, options)

@@ -1,0 +1,79 @@
+"""What a device can do at best: the roofline that speeds are compared with."""
+
+from __future__ import annotations
+
+import time
+from functools import cache
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+
+class Peak(NamedTuple):
+    """Of one device."""
+
+    flops: float
+    """Operations a second of dense matrix products; a multiply-add is 2."""
+    bytes: float
+    """Bytes a second of its memory."""
+
+
+#: By the beginning of JAX's device kind, the first that fits: bfloat16 products, float32 ones (TF32
+#: on NVIDIA; a TPU makes them of bfloat16 passes), memory. Sources: NVIDIA's datasheets, without
+#: sparsity; Google Cloud's TPU pages.
+_DATASHEETS: tuple[tuple[str, float, float, float], ...] = (
+    ("NVIDIA B200", 2250e12, 1125e12, 8.0e12),
+    ("NVIDIA H200", 989e12, 494e12, 4.8e12),
+    ("NVIDIA H100 PCIe", 756e12, 378e12, 2.0e12),
+    ("NVIDIA H100", 989e12, 494e12, 3.35e12),
+    ("NVIDIA A100-SXM4-40GB", 312e12, 156e12, 1.555e12),
+    ("NVIDIA A100", 312e12, 156e12, 2.0e12),
+    ("NVIDIA L40S", 362e12, 183e12, 0.864e12),
+    ("NVIDIA L4", 121e12, 60e12, 0.3e12),
+    ("NVIDIA A10", 125e12, 62e12, 0.6e12),
+    ("Tesla V100", 125e12, 15.7e12, 0.9e12),
+    ("Tesla T4", 65e12, 8.1e12, 0.32e12),
+    ("TPU v6", 918e12, 918e12, 1.64e12),
+    ("TPU v5 lite", 197e12, 197e12, 0.819e12),
+    ("TPU v5", 459e12, 459e12, 2.765e12),
+    ("TPU v4", 275e12, 275e12, 1.2e12),
+)
+
+
+def peak(device: Any, precision: str = "float32") -> Peak | None:
+    """The peak of a JAX device: of its datasheet, or for a CPU measured, its share of the cores.
+
+    Args:
+      precision: of the products, "float32" or "bfloat16".
+
+    Returns:
+      None for a device that nobody listed.
+    """
+    if device.platform == "cpu":
+        return _measured(len(jax.local_devices(backend="cpu")))
+    for kind, bfloat16, float32, memory in _DATASHEETS:
+        if device.device_kind.startswith(kind):
+            return Peak(bfloat16 if precision == "bfloat16" else float32, memory)
+    return None
+
+
+@cache
+def _measured(devices: int) -> Peak:
+    """The best of some products f32[1024, 1024] and of some passes over 64 MiB, all devices at
+    once: a share of the cores' and of the memory they have in common."""
+    side, numbers = 1024, 1 << 23
+    matrix = jnp.ones((devices, side, side))
+    array = jnp.ones((devices, numbers))
+    product = jax.pmap(lambda x: x @ x)
+    add = jax.pmap(lambda x: x + 1)
+    return Peak(2 * side**3 / _least(product, matrix), 2 * 4 * numbers / _least(add, array))
+
+
+def _least(function: Any, argument: jax.Array, times: int = 6) -> float:
+    seconds = []
+    for _ in range(times):
+        begun = time.perf_counter()
+        jax.block_until_ready(function(argument))
+        seconds.append(time.perf_counter() - begun)
+    return min(seconds)
