@@ -112,7 +112,7 @@ def roofline(compiled: Any, precision: str = "float32") -> dict[str, Any]:
         "gflop": round(flops / 1e9, 3),
         "mib": round(moved / 2**20, 1),
     }
-    if best := peak(device, precision):
+    if best := peak(device, precision, jax.device_count()):
         found["roof_ms"] = round(1e3 * max(flops / best.flops, moved / best.bytes), 3)
     return found
 

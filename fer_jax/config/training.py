@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from fer_jax.config.base import STRICT, Floats, Strings, validated
+from fer_jax.config.base import STRICT, Floats, Ints, Strings, validated
 
 
 @validated(frozen=True, kw_only=True, config=STRICT)
@@ -102,6 +102,13 @@ class Parallel:
     mapper: Literal["shard_map", "pmap"] = "shard_map"
     devices: int = Field(default=0, ge=0)
     """Local devices to use; 0 is all of them."""
+    input: Literal["auto", "resident", "sharded", "stream"] = "auto"
+    """Where the data lies: whole on every device, dealt to them, or in the records, from which
+    batches are read ahead; auto is the first that it fits in."""
+    input_gb: float = Field(default=0.0, ge=0)
+    """Gigabytes of a device's memory that data may take; 0 is half of it."""
+    decode_processes: int = Field(default=0, ge=0)
+    """Processes that read and decode a stream; 0 is a thread a core."""
 
 
 @validated(frozen=True, kw_only=True, config=STRICT)
@@ -117,3 +124,9 @@ class Checkpoint:
 class Track:
     tensorboard: bool = True
     """Write TensorBoard events beside history.jsonl (needs the extra `track`)."""
+    profile: Ints = ()
+    """First and last of the steps that JAX's profiler records in RUN/profile: 20,30."""
+
+    def __post_init__(self) -> None:
+        if self.profile and not (len(self.profile) == 2 and 0 <= self.profile[0] < self.profile[1]):
+            raise ValueError("profile is two steps, first below last, as in 20,30")

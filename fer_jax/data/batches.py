@@ -117,3 +117,20 @@ def pad_batches(order: np.ndarray, batch: int) -> tuple[np.ndarray, np.ndarray]:
     weight = (np.arange(steps * batch) < len(order)).astype(np.float32)
     filled = np.resize(order, steps * batch).astype(np.int32)
     return filled.reshape(steps, batch), weight.reshape(steps, batch)
+
+
+def divide_batches(batches: np.ndarray, devices: int, parts: int = 1) -> np.ndarray:
+    """Batches as each device's share of them.
+
+    Args:
+      batches: [S, B] of S batches.
+      parts: what must divide a share.
+
+    Returns:
+      [D, S, b], b = ceil(B / D) or the next multiple of `parts`. Where they do not divide B the
+      last devices' shares end in zeros.
+    """
+    steps, batch = batches.shape
+    share = -(-batch // (devices * parts)) * parts
+    filled = np.pad(batches, ((0, 0), (0, share * devices - batch)))
+    return filled.reshape(steps, devices, share).transpose(1, 0, 2).copy()

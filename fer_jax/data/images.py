@@ -20,6 +20,8 @@ from fer_jax.errors import UserError
 if TYPE_CHECKING:
     from PIL import Image
 
+    from fer_jax.data.frames import Frames
+
 #: Red, green and blue in a gray value (ITU-R BT.601), as OpenCV and Pillow convert.
 _LUMA = (0.299, 0.587, 0.114)
 #: torchvision's mean and standard deviation of ImageNet, RGB of 0-1.
@@ -59,7 +61,7 @@ def decode(images: Sequence[bytes], shape: tuple[int, int, int]) -> np.ndarray:
 
     def decode_some(start: int) -> None:
         for i in range(start, min(start + _DECODED_AT_ONCE, len(images))):
-            pixels[i] = _decode_one(images[i], shape, i)
+            pixels[i] = decode_one(images[i], shape, f"image {i}")
 
     if len(starts) <= 1:
         for start in starts:
@@ -81,12 +83,13 @@ def stored_shape(encoded: bytes) -> tuple[int, int, int]:
         return image.height, image.width, 1 if image.mode == "L" else 3
 
 
-def _decode_one(encoded: bytes, shape: tuple[int, int, int], place: int) -> np.ndarray:
+def decode_one(encoded: bytes, shape: tuple[int, int, int], name: str) -> np.ndarray:
+    """One image of `decode`, which messages call `name`."""
     height, width, channels = shape
-    with _opened(encoded, f"image {place}") as image:
+    with _opened(encoded, name) as image:
         if image.size != (width, height):
             raise UserError(
-                f"image {place} is {image.width}x{image.height} pixels, the records say "
+                f"{name} is {image.width}x{image.height} pixels, the records say "
                 f"{width}x{height}: preprocess again"
             )
         # Scaling what 8 bits cannot hold would be a guess.
@@ -186,7 +189,9 @@ def _per_channel(values: tuple[float, ...], images: jax.Array) -> jax.Array:
     return jnp.asarray(values, images.dtype).reshape((1,) * (images.ndim - 1) + (-1,))
 
 
-def fit_image_statistics(images: np.ndarray, data: Data) -> ImageStatistics:
+def fit_image_statistics(
+    images: np.ndarray | Frames, data: Data, used: np.ndarray | None = None
+) -> ImageStatistics:
     """Mean and standard deviation of every pixel over the training images (paper 4).
 
     Images are prepared in chunks on the device and merged by Chan's method in float64. Values are
@@ -194,19 +199,21 @@ def fit_image_statistics(images: np.ndarray, data: Data) -> ImageStatistics:
     changes gets standard deviation 1, as in scikit-learn.
 
     Args:
-      images: u8[M, H, W, C], every training frame once.
+      images: u8[M, H, W, C].
+      used: i[n], the training frames, each once; all of them by default.
 
     Raises:
       ValueError: there is no image.
     """
-    if not len(images):
+    used = np.arange(len(images)) if used is None else used
+    if not len(used):
         raise ValueError("no image to take statistics of")
     size, color = data.image_size, data.image_color
-    first = _prepare(images[:1], size, color)
-    rows = min(len(images), max(1, _CHUNK_NUMBERS // first.size))
+    first = _prepare(images[used[:1]], size, color)
+    rows = min(len(used), max(1, _CHUNK_NUMBERS // first.size))
     count, mean, squares = 0, np.zeros(first.shape[1:]), np.zeros(first.shape[1:])
-    for start in range(0, len(images), rows):
-        chunk = images[start : start + rows]
+    for start in range(0, len(used), rows):
+        chunk = images[used[start : start + rows]]
         here = len(chunk)
         if here < rows:  # One shape, so that it compiles once.
             chunk = np.concatenate(

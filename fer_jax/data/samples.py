@@ -12,6 +12,7 @@ import numpy as np
 
 from fer_jax.config import Data
 from fer_jax.data import geometry, images
+from fer_jax.data.frames import Frames
 from fer_jax.data.protocols import original_id
 from fer_jax.data.sequences import kept, sample_frames, sample_length
 from fer_jax.errors import UserError
@@ -44,8 +45,8 @@ class Samples:
 
     Attributes:
       streams: by name, [M, ...] of M frames. raw: f32[M, 68, 2] scaled landmarks, f32[M, 52] scores
-        or f32[M, F] extracted features; crops, frontal: u8[M, H, W, C]; landmarks: f32[M, 68, 2] in
-        pixels of the crop that the model sees.
+        or f32[M, F] extracted features; crops, frontal: u8[M, H, W, C], in the records until
+        `loaded`; landmarks: f32[M, 68, 2] in pixels of the crop that the model sees.
       rows: i32[N, T], the frames of each sample, zero where padded.
       frame_mask: bool[N, T], True where a frame is real.
       label: i32[N], class index.
@@ -55,7 +56,7 @@ class Samples:
         for it; "faceless", no frame has every stream; "short", it is shorter than a window.
     """
 
-    streams: dict[str, np.ndarray]
+    streams: Mapping[str, np.ndarray | Frames]
     rows: np.ndarray
     frame_mask: np.ndarray
     label: np.ndarray
@@ -66,9 +67,27 @@ class Samples:
     def __len__(self) -> int:
         return len(self.label)
 
+    @property
+    def nbytes(self) -> int:
+        """Of the streams, with their pictures decoded."""
+        return sum(stream.nbytes for stream in self.streams.values())
+
+    def loaded(self) -> Samples:
+        """The samples with their pictures read and decoded, in memory."""
+        streams = {
+            name: stream.load() if isinstance(stream, Frames) else stream
+            for name, stream in self.streams.items()
+        }
+        return replace(self, streams=streams)
+
+    def shown(self, index: np.ndarray | int) -> dict[str, np.ndarray]:
+        """What samples show of each stream, [*index.shape, T, ...]; padded frames are any frame."""
+        rows = self.rows[index]
+        return {name: stream[rows] for name, stream in self.streams.items()}
+
     def arrays(self) -> dict[str, Any]:
-        """What the device needs, by name."""
-        names = ("streams", "rows", "frame_mask", "label", "weight")
+        """What the device needs beside the streams, by name."""
+        names = ("rows", "frame_mask", "label", "weight")
         return {name: getattr(self, name) for name in names}
 
     @property
@@ -228,7 +247,9 @@ def make_samples(
             missing[int(index)] = "short" if len(piece.usable) else "faceless"
             longest = max(longest, len(piece.usable))
             continue
-        pieces.append(piece)
+        # The pictures are read again when they are wanted: a corpus of them fits in no memory.
+        kept_streams = {k: v for k, v in piece.streams.items() if k not in IMAGES}
+        pieces.append(piece._replace(streams=kept_streams))
         labels.append(label)
         clips.append(int(index))
         counts.append(len(piece.rows))
@@ -240,8 +261,12 @@ def make_samples(
     length = sample_length(data.length, data.frames)
     mask = np.concatenate([piece.frame_mask for piece in pieces] or [np.zeros((0, length), bool)])
     place = np.concatenate(rows or [np.zeros((0, length), np.int32)])
+    sizes = [len(piece.usable) for piece in pieces]
+    where = np.repeat(np.asarray(clips, np.int32), sizes)
+    frames = np.concatenate([piece.usable for piece in pieces] or [np.zeros(0, np.int32)])
     return Samples(
-        streams=_joined(pieces, data, shapes),
+        streams=_joined(pieces, data)
+        | {name: Frames(corpus, name, shapes[name], where, frames) for name in data.images},
         rows=np.where(mask, place, 0).astype(np.int32),
         frame_mask=mask,
         label=np.repeat(np.asarray(labels, np.int32), counts),
@@ -251,21 +276,16 @@ def make_samples(
     )
 
 
-def _joined(pieces: Sequence[ClipSamples], data: Data, shapes: Shapes) -> dict[str, np.ndarray]:
-    """The streams of all clips, end to end."""
+def _joined(pieces: Sequence[ClipSamples], data: Data) -> dict[str, np.ndarray]:
+    """The streams of all clips, end to end, but for pictures."""
     if not pieces:
         raw = {"raw": geometry.raw_shape(data.features)} if data.features != "none" else {}
         blank = {name: np.zeros((0, *shape), np.float32) for name, shape in raw.items()}
-        blank |= {"landmarks": np.zeros((0, 68, 2), np.float32)} if data.landmarks else {}
-        return blank | {name: np.zeros((0, *shapes[name]), np.uint8) for name in data.images}
-    joined: dict[str, np.ndarray] = {}
-    for name in pieces[0].streams:
-        if name in IMAGES:
-            encoded = [image for piece in pieces for image in piece.streams[name]]
-            joined[name] = images.decode(encoded, shapes[name])
-        else:
-            joined[name] = np.concatenate([piece.streams[name] for piece in pieces])
-    return joined
+        return blank | ({"landmarks": np.zeros((0, 68, 2), np.float32)} if data.landmarks else {})
+    return {
+        name: np.concatenate([piece.streams[name] for piece in pieces])
+        for name in pieces[0].streams
+    }
 
 
 def _nothing_left(

@@ -35,10 +35,10 @@ def fit_statistics(samples: Samples, data: Data) -> Statistics:
         raise ValueError("no real frame to take statistics of")
     found: Statistics = {}
     if data.features != "none":
-        found |= _fit_features(samples.streams["raw"], used, data)
+        found |= _fit_features(np.asarray(samples.streams["raw"]), used, data)
     if data.pixels == "standard":
         for name in data.images:
-            mean, std = images.fit_image_statistics(samples.streams[name][used], data)
+            mean, std = images.fit_image_statistics(samples.streams[name], data, used)
             found |= {f"{name}_mean": mean, f"{name}_std": std}
     if data.landmarks:
         points = samples.streams["landmarks"][used].mean(axis=0, dtype=np.float64)

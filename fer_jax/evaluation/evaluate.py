@@ -17,7 +17,7 @@ from fer_jax.data import audit, corpus, protocols
 from fer_jax.data.samples import Samples, apply_caps, make_samples, streams_of
 from fer_jax.errors import UserError
 from fer_jax.evaluation.confidence import clustered_intervals
-from fer_jax.evaluation.inference import data_of, each, make_inference
+from fer_jax.evaluation.inference import data_of, make_inference, read_each
 from fer_jax.evaluation.provenance import code_version, hardware
 from fer_jax.labels import LabelSpace, make_label_space
 from fer_jax.records import Clip
@@ -123,7 +123,7 @@ def evaluate(
     samples = make_samples(clips, indices, label_space, data_of(loaded))
 
     infer = make_inference(loaded, BATCH)
-    prediction = infer(each(samples))
+    prediction = infer(read_each(samples))
     probabilities = np.asarray(prediction.probabilities) @ merge
     found = _metrics(label_space.classes, probabilities, samples, clips)
     if experiment.data.landmarks:

@@ -11,8 +11,10 @@ from itertools import islice
 import jax
 import numpy as np
 
+from fer_jax import machine
 from fer_jax.config import Data, Experiment
 from fer_jax.data.samples import ClipSamples, Samples, Shapes, clip_samples, decoded
+from fer_jax.data.stream import read_ahead
 from fer_jax.errors import UserError
 from fer_jax.models import Model
 from fer_jax.records import Clip
@@ -23,6 +25,8 @@ Sample = tuple[Mapping[str, np.ndarray], np.ndarray]
 """T frames of each stream (see `Samples.streams`) and frame mask bool[T]."""
 #: Bytes of decoded images that a batch may take.
 _BUDGET = 64 << 20
+#: Of the memory that is free, what pictures may take.
+_SHARE = 0.5
 
 
 def data_of(loaded: LoadedRun) -> Data:
@@ -48,6 +52,15 @@ def each(samples: Samples | ClipSamples) -> Iterator[Sample]:
     """The samples one by one."""
     for rows, mask in zip(samples.rows, samples.frame_mask, strict=True):
         yield {name: values[rows] for name, values in samples.streams.items()}, mask
+
+
+def read_each(samples: Samples) -> Iterator[Sample]:
+    """`each`; pictures that would fill the memory are read on the way."""
+    if samples.nbytes <= _SHARE * machine.available_memory():
+        yield from each(samples.loaded())
+        return
+    with read_ahead(samples.shown, 0, len(samples)) as shown:
+        yield from zip(shown, samples.frame_mask, strict=True)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -117,6 +117,37 @@ def cost(model: Model, inputs: Inputs, *, freeze: Sequence[str] = ()) -> Cost:
     )
 
 
+def training_flops(
+    model: Model, inputs: Inputs, *, freeze: Sequence[str] = (), axis: str = ""
+) -> int:
+    """Floating-point operations of a clip in training: the forward pass and its gradient, without
+    loss and optimizer.
+
+    Args:
+      axis: that the model was built for.
+    """
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    variables = jax.eval_shape(model.init, key)
+    trained, frozen = {}, {}
+    for path, leaf in flatten(variables["params"]).items():
+        (frozen if matches(path, freeze) else trained)[path] = leaf
+
+    def gradient(trained: Any, frozen: Any, stats: Any, batch: Any, key: jax.Array) -> Any:
+        def total(trained: Any) -> jax.Array:
+            every = {"params": unflatten({**trained, **frozen}), "stats": stats}
+            outputs, _ = model.apply(every, batch, train=True, key=key)
+            found = jnp.sum(outputs.logits, dtype=jnp.float32)
+            return found if outputs.landmarks is None else found + jnp.sum(outputs.landmarks)
+
+        return jax.grad(total)(trained)
+
+    axes = [(axis, 1)] if axis else []
+    traced = jax.make_jaxpr(gradient, axis_env=axes)(
+        trained, frozen, variables["stats"], batch_shapes(inputs, _CLIPS), key
+    )
+    return round(count_flops(traced.jaxpr) / _CLIPS)
+
+
 def count_flops(jaxpr: Jaxpr) -> int:
     """Floating-point operations of a program; a multiply-add is 2, any function of one value 1.
 

@@ -6,6 +6,7 @@ import csv
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from fer_jax.errors import UserError
 from fer_jax.labels import LabelSpace, make_label_space
 from fer_jax.models.paths import flatten, matches
 from fer_jax.records import Clip
-from fer_jax.training import optim, parallel, steps
+from fer_jax.training import optim, parallel, source, steps
 from fer_jax.training.inputs import inputs_of
 from fer_jax.training.losses import make_loss
 from fer_jax.training.state import TrainState, divide, make_keys, make_state
@@ -39,6 +40,7 @@ class Dataset:
       train, validation: the samples; validation is None where nothing validates.
       inputs: what the network reads of them.
       facts: JSON of what metrics must be reported with.
+      placement: where a run keeps them; a population's lie on every device.
     """
 
     label_space: LabelSpace
@@ -47,6 +49,7 @@ class Dataset:
     validation: Samples | None
     inputs: models.Inputs
     facts: dict[str, Any]
+    placement: source.Placement = source.RESIDENT
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,14 @@ def load_dataset(experiment: Experiment) -> Dataset:
     """
     records = read_records(experiment)
     split = protocols.make_split(records.clips, experiment.protocol)
-    return make_dataset(experiment, records, split)
+    dataset = make_dataset(experiment, records, split)
+    parts = [part for part in (dataset.train, dataset.validation) if part is not None]
+    mesh = parallel.make_mesh(experiment.parallel)
+    placement = source.place(sum(part.nbytes for part in parts), experiment.parallel, mesh)
+    if placement.name == "resident":
+        parts = [part.loaded() for part in parts]
+    validation = parts[1] if len(parts) > 1 else None
+    return dataclasses.replace(dataset, train=parts[0], validation=validation, placement=placement)
 
 
 def make_dataset(
@@ -188,8 +198,8 @@ class Job:
       statistics: of the training set.
       schedule: the learning rate by step.
       key: what every step's key is folded from.
-      train, validation: data sets on the devices; validation may be None.
-      train_size, validation_size: samples in them.
+      train, validation: the data sets; validation may be None.
+      placement: where they lie.
       steps_per_epoch: calls of the optimizer in an epoch.
       parameters: numbers of the network.
       trained: of them, those that training fits.
@@ -204,10 +214,9 @@ class Job:
     label_space: LabelSpace
     facts: Mapping[str, Any]
     key: jax.Array
-    train: dict[str, Any]
-    validation: dict[str, Any] | None
-    train_size: int
-    validation_size: int
+    train: source.Source
+    validation: source.Source | None
+    placement: str
     steps_per_epoch: int
     parameters: int
     trained: int
@@ -254,7 +263,10 @@ def make_job(experiment: Experiment, dataset: Dataset, statistics: Statistics) -
     shapes = jax.eval_shape(model.init, jax.random.key(0))
     trained, frozen = divide(shapes["params"], settings.freeze)
     check(experiment, trained, frozen)
-    validation = dataset.validation
+    validation, where = dataset.validation, dataset.placement.name
+    make = partial(
+        source.make_source, statistics=statistics, placement=where, mesh=mesh, experiment=experiment
+    )
     return Job(
         experiment=experiment,
         mesh=mesh,
@@ -265,12 +277,9 @@ def make_job(experiment: Experiment, dataset: Dataset, statistics: Statistics) -
         label_space=dataset.label_space,
         facts=dataset.facts,
         key=parallel.replicate(make_keys(settings.seed)[1], mesh),
-        train=steps.make_resident(dataset.train, mesh, statistics),
-        validation=None
-        if validation is None
-        else steps.make_resident(validation, mesh, statistics),
-        train_size=len(dataset.train),
-        validation_size=len(validation) if validation else 0,
+        train=make(dataset.train, seed=settings.seed),
+        validation=None if validation is None else make(validation),
+        placement=where,
         steps_per_epoch=steps_per_epoch,
         parameters=models.parameter_count(shapes["params"]),
         trained=models.parameter_count(trained),

@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +25,11 @@ from fer_jax.training.job import Job
 from fer_jax.training.metrics import Metrics
 from fer_jax.training.monitor import judge
 from fer_jax.training.pace import Pace, run_calls
+from fer_jax.training.profile import NO_WINDOW, Window
 from fer_jax.training.progress import Progress, begin, due, no_metrics, restore_point, save, to_meta
 from fer_jax.training.run_directory import History, LoadedRun, checkpoints_of, claim, load_run
+from fer_jax.training.source import Feed
+from fer_jax.training.speed import Speed, described
 from fer_jax.training.state import snapshot, to_host
 from fer_jax.training.tracking import Tracker
 
@@ -55,7 +60,8 @@ def train(
 
     Returns:
       JSON-ready: epochs, finished, monitor, best (its value), best_epoch, train and validation
-      figures of the best epoch, parameters, notes (lines for the user) and the facts of the data.
+      figures of the best epoch, parameters, notes (lines for the user), the facts of the data, and
+      of what was trained now its speed (`Speed.summary`, and where the data lay: input).
 
     Raises:
       UserError: the config, the data or the directory cannot be trained in, or the loss is not
@@ -64,86 +70,122 @@ def train(
     """
     run = Path(run_dir)
     notes: list[str] = []
-    with claim(run, experiment), Interrupts() as interrupts:
+    speed = Speed(on_note or (lambda _: None))
+    with claim(run, experiment), Interrupts() as interrupts, ExitStack() as stack:
         found = restore_point(run, notes)
         if found is not None and found[1]["progress"]["finished"]:
             notes.append(f"{run} is finished: nothing to train")
             return _summary(run, experiment, found[1], notes)
         job, progress = begin(experiment, run, found, notes)
-        if on_note is not None:
-            for note in notes:
-                on_note(note)
+        for note in notes if on_note is not None else ():
+            on_note(note)
         settings, history = experiment.train, History(run)
         tracker = Tracker(run / "tensorboard", progress.epoch + 1, experiment.track.tensorboard)
+        stack.callback(tracker.close)
         notes += [tracker.note] if tracker.note else []
         checkpoints = checkpoint.Checkpoints(checkpoints_of(run), experiment.checkpoint.keep)
+        stack.callback(checkpoints.close)
         if found is not None:
             checkpoints.discard_after(found[0])
         if on_step is not None:
             on_step(progress.epoch, settings.epochs, "")
-        pace, validation_pace = Pace(settings.steps_per_call), Pace(settings.steps_per_call)
-        try:
-            while not progress.finished:
-                began = time.monotonic()
-                if _train_epoch(job, progress, pace, interrupts, checkpoints, on_step):
-                    line = _finish_epoch(job, progress, validation_pace, began)
-                    history.append(line)
-                    tracker.write(progress.epoch, line)
-                    if on_progress is not None:
-                        on_progress(progress.epoch, settings.epochs, _figures(line))
-                if due(experiment, progress) or interrupts.signum:
-                    save(job, progress, checkpoints)
-                if interrupts.signum and not progress.finished:
-                    checkpoints.wait()
-                    where = f"epoch {progress.epoch + 1} of {settings.epochs}"
-                    raise Interrupted(
-                        f"stopped in {where}; the same command goes on there", interrupts.signum
-                    )
-        finally:
-            checkpoints.close()
-            tracker.close()
-        return _summary(run, experiment, to_meta(job, progress), notes)
+        going = _begin(job, progress, checkpoints, interrupts, speed, on_step, run, stack)
+        while not progress.finished:
+            began = time.monotonic()
+            if _train_epoch(job, progress, going):
+                line = _finish_epoch(job, progress, going, began)
+                history.append(line)
+                tracker.write(progress.epoch, line)
+                if on_progress is not None:
+                    on_progress(progress.epoch, settings.epochs, _figures(line))
+            if due(experiment, progress) or interrupts.signum:
+                save(job, progress, checkpoints)
+            if interrupts.signum and not progress.finished:
+                checkpoints.wait()
+                where = f"epoch {progress.epoch + 1} of {settings.epochs}"
+                raise Interrupted(
+                    f"stopped in {where}; the same command goes on there", interrupts.signum
+                )
+        said = {**speed.summary(), "input": job.placement}
+        return {**_summary(run, experiment, to_meta(job, progress), notes), "speed": said}
 
 
-def _train_epoch(
+@dataclass
+class _Going:
+    """What a run has beside its job and its progress while it goes on."""
+
+    checkpoints: checkpoint.Checkpoints
+    interrupts: Interrupts
+    speed: Speed
+    on_step: OnProgress | None
+    window: Window
+    feed: Feed
+    pace: Pace
+    validation_feed: Feed | None
+    validation_pace: Pace
+
+
+def _begin(
     job: Job,
     progress: Progress,
-    pace: Pace,
-    interrupts: Interrupts,
     checkpoints: checkpoint.Checkpoints,
+    interrupts: Interrupts,
+    speed: Speed,
     on_step: OnProgress | None,
-) -> bool:
+    run: Path,
+    stack: ExitStack,
+) -> _Going:
+    settings, profile = job.experiment.train, job.experiment.track.profile
+    window = Window(run / "profile", *profile) if profile else NO_WINDOW
+    stack.callback(window.close)
+    feed = stack.enter_context(job.train.feed(progress.step, settings.epochs * job.steps_per_epoch))
+    validation, passes = None, settings.epochs
+    if job.validation is not None:
+        steps = passes * -(-job.validation.size // settings.batch)
+        validation = stack.enter_context(job.validation.feed(0, steps))
+    each = 1 if feed.single else settings.steps_per_call
+    return _Going(
+        checkpoints, interrupts, speed, on_step, window, feed, Pace(each), validation, Pace(each)
+    )
+
+
+def _train_epoch(job: Job, progress: Progress, going: _Going) -> bool:
     """Trains the rest of an epoch; False if it was interrupted before its last step."""
     settings, epoch = job.experiment.train, progress.epoch
-    order = batches.epoch_order(settings.seed, epoch, job.train_size, settings.batch)
+    order = batches.epoch_order(settings.seed, epoch, job.train.size, settings.batch)
     index, weight = parallel.deal(*order, job.mesh, settings.accumulate)
+    resident = job.train.resident
 
-    def call(start: Any, stop: Any) -> Metrics:
+    def call(dealt: Any, start: Any, stop: Any) -> Metrics:
         progress.state, progress.counted = job.train_step(
-            progress.state, progress.counted, job.train, job.key, index, weight, start, stop
+            progress.state, progress.counted, resident, dealt, job.key, index, weight, start, stop
         )
         return progress.counted
 
     def check(counted: Metrics) -> None:
-        checkpoints.poll()
-        if on_step is not None:
+        going.checkpoints.poll()
+        going.speed.stepped()
+        if going.on_step is not None:
             step = -(-int(counted.count) // settings.batch)
-            on_step(epoch, settings.epochs, f"step {step} of {job.steps_per_epoch}")
+            going.on_step(epoch, settings.epochs, f"step {step} of {job.steps_per_epoch}")
         if not math.isfinite(float(counted.loss)):
             raise UserError(
                 f"the loss is not finite in epoch {epoch + 1}: lower --optim.lr (now "
                 f"{job.experiment.optim.lr:g}) or set --optim.clip_norm 1, in another run directory"
             )
 
-    done = progress.step - epoch * job.steps_per_epoch
+    before = epoch * job.steps_per_epoch
+    done = progress.step - before
+    going.window.begin_epoch(before)
     reached = run_calls(
-        pace, job.mesh, done, job.steps_per_epoch, call, check, lambda: bool(interrupts.signum)
-    )
+        going.pace, job.mesh, done, job.steps_per_epoch, call, check,
+        lambda: bool(going.interrupts.signum), going.feed.take, going.window,
+    )  # fmt: skip
     progress.step += reached - done
     return reached == job.steps_per_epoch
 
 
-def _finish_epoch(job: Job, progress: Progress, pace: Pace, began: float) -> dict[str, Any]:
+def _finish_epoch(job: Job, progress: Progress, going: _Going, began: float) -> dict[str, Any]:
     """Validates, looks at the monitor, and returns the epoch's line of history."""
     settings = job.experiment.train
     progress.epoch += 1
@@ -152,7 +194,7 @@ def _finish_epoch(job: Job, progress: Progress, pace: Pace, began: float) -> dic
     line |= metrics.figures("train", to_host(progress.counted), job.experiment.data.landmarks)
     progress.counted = no_metrics(job)
     if job.validation is not None and (last or epoch % settings.evaluate_every == 0):
-        validated = _validate(job, progress, pace)
+        validated = _validate(job, progress, going)
         line |= metrics.figures("validation", validated, job.experiment.data.landmarks)
     progress.monitor, progress.finished = judge(
         settings, progress.monitor, epoch, line, job.experiment.optim.lr
@@ -161,22 +203,28 @@ def _finish_epoch(job: Job, progress: Progress, pace: Pace, began: float) -> dic
         progress.best = snapshot(progress.state.variables)
     line["lr"] = float(np.asarray(job.schedule(progress.step)))
     line["seconds"] = round(time.monotonic() - began, 4)
-    return line
+    return line | going.speed.figures(job, going.pace)
 
 
-def _validate(job: Job, progress: Progress, pace: Pace) -> Metrics:
-    batch = job.experiment.train.batch
-    order = batches.pad_batches(np.arange(job.validation_size), batch)
+def _validate(job: Job, progress: Progress, going: _Going) -> Metrics:
+    source, feed, batch = job.validation, going.validation_feed, job.experiment.train.batch
+    assert source is not None and feed is not None, "only called where there is something"
+    order = batches.pad_batches(np.arange(source.size), batch)
     index, weight = parallel.deal(*order, job.mesh)
     counted = no_metrics(job)
     variables = progress.state.variables
 
-    def call(start: Any, stop: Any) -> Metrics:
+    def call(dealt: Any, start: Any, stop: Any) -> Metrics:
         nonlocal counted
-        counted = job.evaluate_step(variables, counted, job.validation, index, weight, start, stop)
+        counted = job.evaluate_step(
+            variables, counted, source.resident, dealt, index, weight, start, stop
+        )
         return counted
 
-    run_calls(pace, job.mesh, 0, len(order[0]), call, lambda _: None, lambda: False)
+    run_calls(
+        going.validation_pace, job.mesh, 0, len(order[0]), call, lambda _: None, lambda: False,
+        feed.take,
+    )  # fmt: skip
     return to_host(counted)
 
 
@@ -186,7 +234,7 @@ def _figures(line: dict[str, Any]) -> str:
         shown.append(f"validation {line['validation/accuracy']:.3f}")
     if "validation/landmark_error" in line:
         shown.append(f"landmark error {line['validation/landmark_error']:.4f}")
-    return ", ".join(shown)
+    return ", ".join([*shown, *described(line)])
 
 
 def _summary(

@@ -1,10 +1,10 @@
-"""How many steps go into one device call."""
+"""How many steps go into one device call, and how fast they are."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -12,9 +12,19 @@ from jax.sharding import Mesh
 
 from fer_jax.training import parallel
 from fer_jax.training.metrics import Metrics
+from fer_jax.training.profile import NO_WINDOW, Window
 
 #: What a call should last: long beside the cost of a call, short beside a person's patience.
 TARGET_S = 0.5
+
+
+class Rate(NamedTuple):
+    """Of calls that were measured: all but the first, which compiles."""
+
+    steps: int = 0
+    seconds: float = 0.0
+    stalled: float = 0.0
+    """Seconds in which the devices had nothing to do but to wait for data."""
 
 
 class Pace:
@@ -25,19 +35,33 @@ class Pace:
 
     def __init__(self, fixed: int = 0):
         self._fixed, self._compiled, self._since = fixed, False, 0.0
+        self._rate = Rate()
         self.size = fixed or 1
 
     def begin(self) -> None:
         self._since = time.monotonic()
 
+    def stalled(self, seconds: float) -> None:
+        """The devices were idle while the host waited so long for data."""
+        if self._compiled:
+            self._rate = self._rate._replace(stalled=self._rate.stalled + seconds)
+
     def finished(self, steps: int) -> None:
         """A call of so many steps is over, and the next one has the devices."""
         now = time.monotonic()
-        each, self._since = max(now - self._since, 1e-6) / steps, now
+        seconds, self._since = max(now - self._since, 1e-6), now
         # The first call compiles, so its time says nothing.
-        if self._compiled and not self._fixed:
-            self.size = int(np.clip(TARGET_S / each, 1, 8 * self.size))
+        if self._compiled:
+            done = self._rate
+            self._rate = Rate(done.steps + steps, done.seconds + seconds, done.stalled)
+            if not self._fixed:
+                self.size = int(np.clip(TARGET_S / seconds * steps, 1, 8 * self.size))
         self._compiled = True
+
+    def take_rate(self) -> Rate:
+        """Since this was asked last."""
+        found, self._rate = self._rate, Rate()
+        return found
 
 
 def run_calls(
@@ -45,16 +69,21 @@ def run_calls(
     mesh: Mesh,
     start: int,
     steps: int,
-    call: Callable[[Any, Any], Metrics],
+    call: Callable[[Any, Any, Any], Metrics],
     check: Callable[[Metrics], None],
     stopped: Callable[[], bool],
+    take: Callable[[], Any] = lambda: None,
+    window: Window = NO_WINDOW,
 ) -> int:
     """Runs steps `start` to `steps` as calls; each is sent before its predecessor is waited for.
 
     Args:
-      call: sends steps i32[] to i32[] to the devices and returns their metrics, not yet there.
+      call: sends what `take` gave, and steps i32[] to i32[], to the devices and returns their
+        metrics, not yet there.
       check: looks at the metrics of a finished call, on the host.
       stopped: True ends early, after the call in progress.
+      take: gives a call's data, when it is there.
+      window: of the profiler.
 
     Returns:
       The step that was reached.
@@ -62,17 +91,26 @@ def run_calls(
     waiting: tuple[int, Metrics] | None = None
 
     def wait() -> None:
+        nonlocal waiting
         if waiting is not None:
             counted = jax.device_get(waiting[1])
             pace.finished(waiting[0])
+            waiting = None
             check(counted)
 
     pace.begin()
     while start < steps and not stopped():
-        stop = min(start + pace.size, steps)
+        if window.turns(start):
+            wait()
+            window.turn(start)
+        stop = min(start + pace.size, steps, window.end(start))
         bounds = parallel.replicate((np.int32(start), np.int32(stop)), mesh)
+        begun = time.monotonic()
+        data = take()
+        if waiting is None or waiting[1].count.is_ready():
+            pace.stalled(time.monotonic() - begun)
         with jax.transfer_guard("disallow"):
-            counted = call(*bounds)
+            counted = call(data, *bounds)
         wait()
         waiting, start = (stop - start, counted), stop
     wait()

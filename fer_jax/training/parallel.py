@@ -17,6 +17,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from fer_jax import config
+from fer_jax.data.batches import divide_batches
 from fer_jax.errors import UserError
 
 #: The name of the device axis.
@@ -96,14 +97,13 @@ def deal(
       i32[D, S, b] and f32[D, S, b], b = ceil(B / D) or the next multiple of `parts`, on the
       devices. Where they do not divide B the last devices get padding of weight 0.
     """
-    steps, batch = index.shape
-    share = -(-batch // (mesh.size * parts)) * parts
-    fill = ((0, 0), (0, share * mesh.size - batch))
-
-    def shares(values: np.ndarray) -> np.ndarray:
-        return np.pad(values, fill).reshape(steps, mesh.size, share).transpose(1, 0, 2).copy()
-
-    return spread((shares(index), shares(weight)), mesh)
+    return spread(
+        (
+            divide_batches(index, mesh.size, parts),
+            divide_batches(weight, mesh.size, parts),
+        ),
+        mesh,
+    )
 
 
 def map_devices(

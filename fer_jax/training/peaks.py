@@ -41,17 +41,18 @@ _DATASHEETS: tuple[tuple[str, float, float, float], ...] = (
 )
 
 
-def peak(device: Any, precision: str = "float32") -> Peak | None:
+def peak(device: Any, precision: str = "float32", devices: int = 1) -> Peak | None:
     """The peak of a JAX device: of its datasheet, or for a CPU measured, its share of the cores.
 
     Args:
       precision: of the products, "float32" or "bfloat16".
+      devices: that work at the same time.
 
     Returns:
       None for a device that nobody listed.
     """
     if device.platform == "cpu":
-        return _measured(len(jax.local_devices(backend="cpu")))
+        return _measured(devices)
     for kind, bfloat16, float32, memory in _DATASHEETS:
         if device.device_kind.startswith(kind):
             return Peak(bfloat16 if precision == "bfloat16" else float32, memory)
@@ -65,8 +66,9 @@ def _measured(devices: int) -> Peak:
     side, numbers = 1024, 1 << 23
     matrix = jnp.ones((devices, side, side))
     array = jnp.ones((devices, numbers))
-    product = jax.pmap(lambda x: x @ x)
-    add = jax.pmap(lambda x: x + 1)
+    own = jax.local_devices(backend="cpu")[:devices]
+    product = jax.pmap(lambda x: x @ x, devices=own)
+    add = jax.pmap(lambda x: x + 1, devices=own)
     return Peak(2 * side**3 / _least(product, matrix), 2 * 4 * numbers / _least(add, array))
 
 

@@ -45,8 +45,8 @@ from fer_jax.training.population_directory import (
 from fer_jax.training.population_steps import make_population_steps
 from fer_jax.training.progress import first_statistics, first_variables
 from fer_jax.training.run_directory import checkpoints_of, locked
+from fer_jax.training.source import make_resident
 from fer_jax.training.state import TrainState, divide, make_keys, make_state
-from fer_jax.training.steps import make_resident
 
 #: Called with epochs done and in all, of all members, and how the field stands.
 OnProgress = Callable[[int, int, str], None]
@@ -134,7 +134,7 @@ class Population:
         }
         self._shape = jax.eval_shape(self._first_state, variables)
         mesh = parallel.make_mesh(first.parallel)
-        self._resident = make_resident(self._whole, mesh)
+        self._resident = make_resident(self._whole, self._whole.streams, mesh)
         self._train_step, self._evaluate_step = make_population_steps(
             first, inputs, self._classes, mesh
         )
@@ -171,7 +171,8 @@ class Population:
         for split in splits.values():
             used.update(samples.apply_caps(clips, split.train, data).tolist())
             used.update(split.validation.tolist())
-        whole = samples.make_samples(clips, sorted(used), self._records.label_space, data)
+        space = self._records.label_space
+        whole = samples.make_samples(clips, sorted(used), space, data).loaded()
         return {
             key: make_dataset(self._first, self._records, split, whole)
             for key, split in splits.items()
@@ -239,7 +240,7 @@ class Population:
         index, weight = lanes.training_batches(self._steps, batch)
         own = lanes.own(self._keys)
 
-        def call(start: Any, stop: Any) -> Metrics:
+        def call(_: Any, start: Any, stop: Any) -> Metrics:
             lanes.state, lanes.counted = self._train_step(
                 lanes.state, lanes.counted, self._resident, own, index, weight, start, stop
             )
@@ -300,7 +301,7 @@ class Population:
         index, weight = lanes.validation_batches(self._validation_steps, self._first.train.batch)
         own = lanes.own(self._keys)
 
-        def call(start: Any, stop: Any) -> Metrics:
+        def call(_: Any, start: Any, stop: Any) -> Metrics:
             nonlocal counted
             counted = self._evaluate_step(
                 variables, counted, self._resident, own, index, weight, start, stop

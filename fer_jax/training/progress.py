@@ -101,7 +101,7 @@ def begin(
             saved_epoch=said["epoch"],
         )
         notes.append(f"went on after epoch {progress.epoch} of {experiment.train.epochs}")
-    notes += dataset.facts["notes"]
+    notes += [*dataset.facts["notes"], f"input: {dataset.placement.why}"]
     History(run).rewind(progress.epoch)
     protocols.save_split(run / "split.csv", dataset.split)
     return job, progress

@@ -1,8 +1,9 @@
 """The steps that run on every device: train, evaluate, predict.
 
-The training set lies on the devices once ("resident"); a call runs any stretch of an epoch's
-steps, gathering each batch by index. The stretch is data, not shape: one compiled program serves
-every stretch, so results do not depend on how an epoch is cut into calls.
+The training set lies on the devices (see `fer_jax.training.source`); a call runs any stretch of an
+epoch's steps, gathering each batch by index. The stretch is data, not shape: one compiled program
+serves every stretch, so results do not depend on how an epoch is cut into calls. What the devices
+cannot hold comes with the call of its step.
 """
 
 from __future__ import annotations
@@ -19,7 +20,6 @@ from jax.sharding import Mesh
 
 from fer_jax.config import Experiment, off
 from fer_jax.data import augment, batches
-from fer_jax.data.samples import Samples
 from fer_jax.data.statistics import Statistics
 from fer_jax.models import Model, Outputs
 from fer_jax.training import metrics, parallel
@@ -28,47 +28,86 @@ from fer_jax.training.losses import Loss
 from fer_jax.training.metrics import Metrics
 from fer_jax.training.state import TrainState, average, divide, merge
 
-#: (state, metrics so far, resident, key, index, weight, start, stop) -> (state, metrics)
+#: (state, metrics so far, resident, dealt, key, index, weight, start, stop) -> (state, metrics)
 TrainStep = Callable[..., tuple[TrainState, Metrics]]
-#: (variables, metrics so far, resident, index, weight, start, stop) -> metrics
+#: (variables, metrics so far, resident, dealt, index, weight, start, stop) -> metrics
 EvaluateStep = Callable[..., Metrics]
 #: What an example's key is folded with for what is not dropout.
 _AUGMENT, _PARTNER, _SHARE = 1_000_001, 1_000_002, 1_000_003
-
-
-def make_resident(
-    samples: Samples, mesh: Mesh, statistics: Statistics | None = None
-) -> dict[str, Any]:
-    """A data set on the devices: the samples' arrays and the statistics, whole on each."""
-    own = {} if statistics is None else {"statistics": statistics}
-    return parallel.replicate({**samples.arrays(), **own}, mesh)
 
 
 def _fold(keys: jax.Array, what: int) -> jax.Array:
     return jax.vmap(jax.random.fold_in, (0, None))(keys, what)
 
 
+class Devices(NamedTuple):
+    """The devices that share a batch: those of a mapped axis, or one alone."""
+
+    axis: str | None = None
+    count: int = 1
+
+    @property
+    def place(self) -> jax.Array | int:
+        return 0 if self.axis is None else lax.axis_index(self.axis)
+
+    def total(self, tree: Any) -> Any:
+        return tree if self.axis is None else lax.psum(tree, self.axis)
+
+    def collect(self, share: jax.Array, rows: jax.Array) -> jax.Array:
+        """`whole[rows]` of an array whose rows are dealt to the devices: [N / D, ...] on each.
+
+        Every device looks up what all of them want in its own share; a sum over the devices, of
+        which one at most has anything, brings each its own.
+        """
+        if self.axis is None:
+            return share[rows]
+        wanted = lax.all_gather(rows, self.axis, tiled=True) - self.place * len(share)
+        held = (wanted >= 0) & (wanted < len(share))
+        found = share[jnp.clip(wanted, 0, len(share) - 1)]
+        held = held.reshape(held.shape + (1,) * (found.ndim - held.ndim))
+        found = jnp.where(held, found, jnp.zeros_like(found))
+        return lax.psum_scatter(found, self.axis, scatter_dimension=0, tiled=True)
+
+
+ALONE = Devices()
+
+
 class _Examples(NamedTuple):
-    """A part of a batch: which samples [b], their weight f32[b] (0 fills) and keys [b]."""
+    """A part of a batch: which samples [b], their weight f32[b] (0 fills), keys [b], and what they
+    show of each stream, [b, T, ...], where that came with the call."""
 
     index: jax.Array
     weight: jax.Array
     keys: jax.Array
+    fed: Mapping[str, jax.Array] | None
 
 
 def _gather(
-    resident: Mapping[str, Any], index: jax.Array, settings: Experiment, draw: Any = None
+    resident: Mapping[str, Any],
+    index: jax.Array,
+    settings: Experiment,
+    devices: Devices,
+    fed: Mapping[str, jax.Array] | None = None,
+    draw: Any = None,
 ) -> dict[str, Any]:
     """The network's batch of the samples at `index`, i32[B], but for its weight."""
-    rows = resident["rows"][index]
-    streams = {name: values[rows] for name, values in resident["streams"].items()}
+    streams = fed
+    if streams is None:
+        rows = resident["rows"][index]
+        streams = {name: values[rows] for name, values in resident["streams"].items()}
+        shares = resident.get("shares", {})
+        streams |= {name: devices.collect(values, rows) for name, values in shares.items()}
     return batches.make_batch(
         streams, resident["frame_mask"][index], resident["statistics"], settings.data, draw
     )
 
 
 def _training_batch(
-    resident: Mapping[str, Any], examples: _Examples, step_key: jax.Array, settings: Experiment
+    resident: Mapping[str, Any],
+    examples: _Examples,
+    step_key: jax.Array,
+    settings: Experiment,
+    devices: Devices,
 ) -> tuple[dict[str, Any], Callable[[Callable[[jax.Array], jax.Array]], jax.Array]]:
     """A batch with its random changes, and what makes its loss of a loss by label.
 
@@ -77,15 +116,15 @@ def _training_batch(
     """
     change, frames = settings.data.augment, resident["rows"].shape[1]
 
-    def changed(index: jax.Array, keys: jax.Array) -> dict[str, Any]:
+    def changed(index: jax.Array, keys: jax.Array, fed: Any = None) -> dict[str, Any]:
         draw = None
         if change.active:
             draw = augment.draw(_fold(keys, _AUGMENT), change, frames, step_key)
-        return _gather(resident, index, settings, draw)
+        return _gather(resident, index, settings, devices, fed, draw)
 
-    index, weight, keys = examples
+    index, weight, keys, fed = examples
     label = resident["label"][index]
-    batch = {**changed(index, keys), "weight": weight}
+    batch = {**changed(index, keys, fed), "weight": weight}
     if not change.mixup:
         return batch, lambda loss: loss(label)
     others = _fold(keys, _PARTNER)
@@ -103,27 +142,10 @@ def _training_batch(
     return batch, lambda loss: share * loss(label) + (1 - share) * loss(other)
 
 
-#: (state, metrics so far, resident, key, index i32[b], weight f32[b]) -> (state, metrics)
+#: (state, metrics so far, resident, key, index i32[b], weight f32[b], fed) -> (state, metrics)
 Update = Callable[..., tuple[TrainState, Metrics]]
-#: (variables, metrics so far, resident, index i32[b], weight f32[b]) -> metrics
+#: (variables, metrics so far, resident, index i32[b], weight f32[b], fed) -> metrics
 Measure = Callable[..., Metrics]
-
-
-class Devices(NamedTuple):
-    """The devices that share a batch: those of a mapped axis, or one alone."""
-
-    axis: str | None = None
-    count: int = 1
-
-    @property
-    def place(self) -> jax.Array | int:
-        return 0 if self.axis is None else lax.axis_index(self.axis)
-
-    def total(self, tree: Any) -> Any:
-        return tree if self.axis is None else lax.psum(tree, self.axis)
-
-
-ALONE = Devices()
 
 
 def make_update(
@@ -144,7 +166,7 @@ def make_update(
     train = settings.train
     terms, freeze, parts = train.loss, train.freeze, train.accumulate
 
-    def update(state, counted, resident, key, chosen, real):  # type: ignore[no-untyped-def]
+    def update(state, counted, resident, key, chosen, real, fed=None):  # type: ignore[no-untyped-def]
         count = devices.total(jnp.sum(real))
         step_key = jax.random.fold_in(key, state.step)
         place = devices.place * len(chosen) + jnp.arange(len(chosen))
@@ -153,7 +175,7 @@ def make_update(
 
         def part(stats: Any, examples: _Examples) -> tuple[Any, Any, Metrics]:
             """New stats, this part's share of the gradient, and its metrics."""
-            batch, by_label = _training_batch(resident, examples, step_key, settings)
+            batch, by_label = _training_batch(resident, examples, step_key, settings, devices)
             label = resident["label"][examples.index]
             share = examples.weight * resident["weight"][examples.index] / count
 
@@ -173,7 +195,7 @@ def make_update(
             errors = jnp.sum(examples.weight * error)
             return new, grads, Metrics(matrix, value * count, jnp.zeros(()), errors)
 
-        examples = _Examples(chosen, real, keys)
+        examples = _Examples(chosen, real, keys, fed)
         if parts == 1:
             stats, grads, found = part(state.stats, examples)
         else:
@@ -207,8 +229,8 @@ def make_measure(
     """The metrics of one batch without dropout, for jit; the loss includes the penalty."""
     terms = settings.train.loss
 
-    def measure(variables, counted, resident, chosen, real):  # type: ignore[no-untyped-def]
-        batch = {**_gather(resident, chosen, settings), "weight": real}
+    def measure(variables, counted, resident, chosen, real, fed=None):  # type: ignore[no-untyped-def]
+        batch = {**_gather(resident, chosen, settings, devices, fed), "weight": real}
         label = resident["label"][chosen]
         # Without dropout the key is not read.
         outputs, _ = model.apply(variables, batch, train=False, key=jax.random.key(0))
@@ -236,18 +258,21 @@ def make_train_step(
     """Steps `start` to `stop` of an epoch, as one call that takes the state's memory.
 
     Returns:
-      A function of (state, metrics so far, resident, key, index i32[D, S, b], weight f32[D, S, b],
-      start i32[], stop i32[]) to (state, metrics); `train.accumulate` divides b.
+      A function of (state, metrics so far, resident, dealt, key, index i32[D, S, b], weight
+      f32[D, S, b], start i32[], stop i32[]) to (state, metrics); `train.accumulate` divides b. For
+      resident and dealt see `source.Source`.
     """
     update = make_update(model, settings, loss, optimizer, Devices(parallel.AXIS, mesh.size))
 
-    def run(state, counted, resident, key, index, weight, start, stop):  # type: ignore[no-untyped-def]
+    def run(state, counted, resident, dealt, key, index, weight, start, stop):  # type: ignore[no-untyped-def]
+        seen, fed = {**resident, **dealt}, dealt.get("fed")
+
         def step(i: jax.Array, carry: tuple[TrainState, Metrics]) -> tuple[TrainState, Metrics]:
-            return update(*carry, resident, key, index[i], weight[i])
+            return update(*carry, seen, key, index[i], weight[i], fed)
 
         return stretch(settings, start, stop, step, (state, counted))
 
-    whole_then_dealt = (None, None, None, None, 0, 0, None, None)
+    whole_then_dealt = (None, None, None, 0, None, 0, 0, None, None)
     mapped = parallel.map_devices(
         run, mesh, settings.parallel.mapper, whole_then_dealt, out_axes=(None, None), donate=(0,)
     )
@@ -311,18 +336,20 @@ def make_evaluate_step(model: Model, settings: Experiment, loss: Loss, mesh: Mes
     """Metrics of batches `start` to `stop`.
 
     Returns:
-      A function of (variables, metrics so far, resident, index i32[D, S, b], weight f32[D, S, b],
-      start i32[], stop i32[]) to metrics.
+      A function of (variables, metrics so far, resident, dealt, index i32[D, S, b], weight
+      f32[D, S, b], start i32[], stop i32[]) to metrics.
     """
     measure = make_measure(model, settings, loss, Devices(parallel.AXIS, mesh.size))
 
-    def run(variables, counted, resident, index, weight, start, stop):  # type: ignore[no-untyped-def]
+    def run(variables, counted, resident, dealt, index, weight, start, stop):  # type: ignore[no-untyped-def]
+        seen, fed = {**resident, **dealt}, dealt.get("fed")
+
         def step(i: jax.Array, counted: Metrics) -> Metrics:
-            return measure(variables, counted, resident, index[i], weight[i])
+            return measure(variables, counted, seen, index[i], weight[i], fed)
 
         return (stretch(settings, start, stop, step, counted),)
 
-    whole_then_dealt = (None, None, None, 0, 0, None, None)
+    whole_then_dealt = (None, None, None, 0, 0, 0, None, None)
     mapped = parallel.map_devices(
         run, mesh, settings.parallel.mapper, whole_then_dealt, out_axes=(None,)
     )

@@ -57,7 +57,7 @@ def test_thin_drops_missing_frames_then_pads():
     assert samples.weight.tolist() == [1, 1]
     assert shown(samples).shape == (2, 4, 68, 2) and shown(samples).dtype == np.float32
     assert samples.label.dtype == samples.clip.dtype == np.int32
-    assert set(samples.arrays()) == {"streams", "rows", "frame_mask", "label", "weight"}
+    assert set(samples.arrays()) == {"rows", "frame_mask", "label", "weight"}
     assert np.isfinite(samples.streams["raw"]).all()
 
 
@@ -182,7 +182,7 @@ def test_images_and_their_landmarks():
     assert sampling.streams_of(data) == ("crops", "landmarks68", "crop_matrix")
     samples = make_samples(clips, [0], CREMA6, data)
     assert samples.streams["crops"].shape == (3, 8, 8, 1)
-    assert samples.streams["crops"][:, 0, 0, 0].tolist() == [0, 20, 30]
+    assert samples.loaded().streams["crops"][:, 0, 0, 0].tolist() == [0, 20, 30]
     # x = 102 -> 0.5 * 102 + 3 = 54 in the crop of 8 -> (54 + 0.5) * 2 - 0.5 in 16.
     np.testing.assert_allclose(samples.streams["landmarks"][1, 0], [108.5, -1.5])
     data = Data(features="geometry-136", landmark_scale="crop", length="frames")

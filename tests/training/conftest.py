@@ -97,7 +97,8 @@ def experiment(records: Path):
 def history(run: Path) -> list[dict]:
     """Without what the clock says."""
     lines = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k != "seconds"} for line in lines]
+    timed = ("seconds", "speed/")
+    return [{k: v for k, v in line.items() if not k.startswith(timed)} for line in lines]
 
 
 def contents(run: Path) -> dict[str, Any]:

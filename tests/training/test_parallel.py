@@ -17,7 +17,7 @@ from fer_jax.data import batches
 from fer_jax.data.samples import Samples
 from fer_jax.data.statistics import Statistics, fit_statistics
 from fer_jax.errors import UserError
-from fer_jax.training import metrics, optim, parallel, state, steps
+from fer_jax.training import metrics, optim, parallel, source, state, steps
 from fer_jax.training.inputs import inputs_of
 from fer_jax.training.losses import make_loss
 
@@ -35,6 +35,10 @@ def make_samples(count: int) -> Samples:
         {"raw": raw.reshape(-1, 52)}, rows, mask, label, np.arange(count),
         np.ones(count, np.float32),
     )  # fmt: skip
+
+
+def resident_of(samples: Samples, mesh: Any, statistics: Statistics) -> dict[str, Any]:
+    return source.make_resident(samples, samples.streams, mesh, statistics)
 
 
 def shown(samples: Samples) -> dict[str, np.ndarray]:
@@ -80,21 +84,21 @@ class Setup:
         return state.snapshot(parallel.replicate(made, self.mesh))
 
     def train(self, samples, order, cuts: list[int] | None = None) -> tuple[Any, Any]:
-        resident = steps.make_resident(samples, self.mesh, self.statistics(samples))
+        resident = resident_of(samples, self.mesh, self.statistics(samples))
         index, weight = parallel.deal(*order, self.mesh)
         current, counted = self.first(), self.zero
         bounds = [0, *(cuts or []), len(order[0])]
         for start, stop in pairwise(bounds):
             current, counted = self.train_step(
-                current, counted, resident, self.key, index, weight, start, stop
+                current, counted, resident, {}, self.key, index, weight, start, stop
             )
         return state.to_host((current, counted))
 
     def evaluate(self, samples, order) -> Any:
-        resident = steps.make_resident(samples, self.mesh, self.statistics(samples))
+        resident = resident_of(samples, self.mesh, self.statistics(samples))
         index, weight = parallel.deal(*order, self.mesh)
         found = self.evaluate_step(
-            self.first().variables, self.zero, resident, index, weight, 0, len(order[0])
+            self.first().variables, self.zero, resident, {}, index, weight, 0, len(order[0])
         )
         return state.to_host(found)
 
@@ -183,9 +187,9 @@ def test_padding_counts_nothing(one) -> None:
 
 def steps_of(setup, samples, order, statistics) -> tuple[Any, Any]:
     statistics = jax.tree.map(np.float32, statistics)
-    resident = steps.make_resident(samples, setup.mesh, statistics)
+    resident = resident_of(samples, setup.mesh, statistics)
     dealt = parallel.deal(*order, setup.mesh)
-    trained = setup.train_step(setup.first(), setup.zero, resident, setup.key, *dealt, 0, 1)
+    trained = setup.train_step(setup.first(), setup.zero, resident, {}, setup.key, *dealt, 0, 1)
     return state.to_host(trained)
 
 

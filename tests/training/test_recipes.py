@@ -14,7 +14,7 @@ from fer_jax.data.samples import Samples
 from fer_jax.data.statistics import fit_statistics
 from fer_jax.errors import UserError
 from fer_jax.models.paths import flatten
-from fer_jax.training import metrics, optim, parallel, state, steps
+from fer_jax.training import metrics, optim, parallel, source, state, steps
 from fer_jax.training.inputs import inputs_of
 from fer_jax.training.losses import make_loss
 
@@ -65,14 +65,14 @@ class Trained:
         self.first = self.model.init(jax.random.key(3))
         start = state.make_state(self.first, optimizer, train.freeze, train.ema)
         statistics = fit_statistics(SAMPLES, settings.data)
-        resident = steps.make_resident(SAMPLES, self.mesh, statistics)
+        resident = source.make_resident(SAMPLES, SAMPLES.streams, self.mesh, statistics)
         order = batches.epoch_order(1, 0, COUNT, train.batch)
         index, weight = parallel.deal(*order, self.mesh, train.accumulate)
         step = steps.make_train_step(self.model, settings, loss, optimizer, self.mesh)
         key = parallel.replicate(jax.random.key(7), self.mesh)
         zero = parallel.replicate(metrics.no_metrics(CLASSES), self.mesh)
         begin = state.snapshot(parallel.replicate(start, self.mesh))
-        after, counted = step(begin, zero, resident, key, index, weight, 0, len(order[0]))
+        after, counted = step(begin, zero, resident, {}, key, index, weight, 0, len(order[0]))
         self.state, self.metrics = state.to_host((after, counted))
 
     @property
