@@ -59,8 +59,8 @@ class Frames:
         Raises:
           UserError: a shard or a picture is damaged, or a picture is of another size.
         """
-        given = isinstance(places, np.ndarray) and places.dtype.kind == "i"
-        wanted = places if given else np.arange(len(self))[places]
+        whole = not isinstance(places, np.ndarray) or places.dtype.kind != "i"
+        wanted = np.asarray(np.arange(len(self))[places] if whole else places)
         each, inverse = np.unique(wanted, return_inverse=True)
         pixels = np.empty((len(each), *self.shape[1:]), np.uint8)
         if len(each) < _MANY:

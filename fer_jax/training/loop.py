@@ -70,15 +70,16 @@ def train(
     """
     run = Path(run_dir)
     notes: list[str] = []
-    speed = Speed(on_note or (lambda _: None))
+    say = on_note or (lambda _: None)
+    speed = Speed(say)
     with claim(run, experiment), Interrupts() as interrupts, ExitStack() as stack:
         found = restore_point(run, notes)
         if found is not None and found[1]["progress"]["finished"]:
             notes.append(f"{run} is finished: nothing to train")
             return _summary(run, experiment, found[1], notes)
         job, progress = begin(experiment, run, found, notes)
-        for note in notes if on_note is not None else ():
-            on_note(note)
+        for note in notes:
+            say(note)
         settings, history = experiment.train, History(run)
         tracker = Tracker(run / "tensorboard", progress.epoch + 1, experiment.track.tensorboard)
         stack.callback(tracker.close)

@@ -107,7 +107,7 @@ def run_calls(
         bounds = parallel.replicate((np.int32(start), np.int32(stop)), mesh)
         begun = time.monotonic()
         data = take()
-        if waiting is None or waiting[1].count.is_ready():
+        if waiting is None or _is_ready(waiting[1]):
             pace.stalled(time.monotonic() - begun)
         with jax.transfer_guard("disallow"):
             counted = call(data, *bounds)
@@ -115,3 +115,7 @@ def run_calls(
         waiting, start = (stop - start, counted), stop
     wait()
     return start
+
+
+def _is_ready(tree: Any) -> bool:
+    return all(leaf.is_ready() for leaf in jax.tree.leaves(tree))

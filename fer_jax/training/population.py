@@ -45,7 +45,7 @@ from fer_jax.training.population_directory import (
 from fer_jax.training.population_steps import make_population_steps
 from fer_jax.training.progress import first_statistics, first_variables
 from fer_jax.training.run_directory import checkpoints_of, locked
-from fer_jax.training.source import make_resident
+from fer_jax.training.source import make_resident, need_resident
 from fer_jax.training.state import TrainState, divide, make_keys, make_state
 
 #: Called with epochs done and in all, of all members, and how the field stands.
@@ -111,6 +111,7 @@ class Population:
         self._on_note, self._told = on_note, set[str]()
         self._first = first = members[0].experiment
         self._keys = varied(members)
+        self._mesh = parallel.make_mesh(first.parallel)
         self._records = read_records(first)
         self._datasets, self._whole = self._divide()
         self._statistics = {
@@ -133,7 +134,7 @@ class Population:
             "trained": models.parameter_count(trained),
         }
         self._shape = jax.eval_shape(self._first_state, variables)
-        mesh = parallel.make_mesh(first.parallel)
+        mesh = self._mesh
         self._resident = make_resident(self._whole, self._whole.streams, mesh)
         self._train_step, self._evaluate_step = make_population_steps(
             first, inputs, self._classes, mesh
@@ -172,7 +173,9 @@ class Population:
             used.update(samples.apply_caps(clips, split.train, data).tolist())
             used.update(split.validation.tolist())
         space = self._records.label_space
-        whole = samples.make_samples(clips, sorted(used), space, data).loaded()
+        whole = samples.make_samples(clips, sorted(used), space, data)
+        need_resident(whole.nbytes, self._first.parallel, self._mesh)
+        whole = whole.loaded()
         return {
             key: make_dataset(self._first, self._records, split, whole)
             for key, split in splits.items()

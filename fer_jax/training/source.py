@@ -73,6 +73,20 @@ def place(size: int, settings: config.Parallel, mesh: Mesh) -> Placement:
     return Placement("stream", f"{what}, are read from the records while training")
 
 
+def need_resident(size: int, settings: config.Parallel, mesh: Mesh) -> None:
+    """For the members of a population, who share their data.
+
+    Raises:
+      UserError: it does not fit, or is told to lie elsewhere.
+    """
+    placement = place(size, settings, mesh)
+    if placement.name != "resident":
+        raise UserError(
+            f"a population's data lies whole on each device, but here: {placement.why}; train the "
+            "members one by one with `fer-jax train`, or say --parallel.input resident"
+        )
+
+
 def _gb(size: int) -> str:
     return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
 

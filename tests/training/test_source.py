@@ -16,6 +16,8 @@ from fer_jax import config, machine
 from fer_jax.errors import UserError
 from fer_jax.records import Clip, encode
 from fer_jax.training import loop, parallel, source
+from fer_jax.training.members import make_members
+from fer_jax.training.population import train_population
 from fer_jax.training.steps import Devices
 from preprocessing import writer
 
@@ -145,6 +147,15 @@ def test_mixup_needs_the_whole_set(experiment, tmp_path: Path) -> None:
         loop.train(told, tmp_path / "run")
     told = change(told, parallel__input="sharded", train__epochs=1)
     assert loop.train(told, tmp_path / "run")["speed"]["input"] == "sharded"
+
+
+def test_a_population_shares_what_is_resident(experiment, tmp_path: Path) -> None:
+    told = change(experiment, parallel__input="stream")
+    with pytest.raises(
+        UserError, match=r"whole on each device, but here: .* stream as told; train"
+    ):
+        train_population(make_members(told, seeds=[0, 1]), tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()
 
 
 def test_a_container_limits_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
