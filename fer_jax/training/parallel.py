@@ -82,6 +82,11 @@ def spread(tree: Any, mesh: Mesh) -> Any:
     return jax.device_put(tree, NamedSharding(mesh, PartitionSpec(AXIS)))
 
 
+def share_of(batch: int, mesh: Mesh, parts: int = 1) -> int:
+    """A device's examples of a batch, b = ceil(batch / D) or the next multiple of `parts`."""
+    return -(-batch // (mesh.size * parts)) * parts
+
+
 def deal(
     index: np.ndarray, weight: np.ndarray, mesh: Mesh, parts: int = 1
 ) -> tuple[jax.Array, jax.Array]:
@@ -93,11 +98,11 @@ def deal(
       parts: what must divide a share.
 
     Returns:
-      i32[D, S, b] and f32[D, S, b], b = ceil(B / D) or the next multiple of `parts`, on the
-      devices. Where they do not divide B the last devices get padding of weight 0.
+      i32[D, S, b] and f32[D, S, b], b of `share_of`, on the devices. Where they do not divide B
+      the last devices get padding of weight 0.
     """
     steps, batch = index.shape
-    share = -(-batch // (mesh.size * parts)) * parts
+    share = share_of(batch, mesh, parts)
     fill = ((0, 0), (0, share * mesh.size - batch))
 
     def shares(values: np.ndarray) -> np.ndarray:
