@@ -67,6 +67,15 @@ def exchange(
     return buffer, lax.dynamic_index_in_dim(buffer, ahead, keepdims=False)
 
 
+def dot_transposed(x: jax.Array, kernel: jax.Array, kind: jnp.dtype) -> jax.Array:
+    """x f[..., O] times the transpose of a kernel f[I, O].
+
+    Without `kernel.T`, which a TPU keeps as a second kernel in another layout.
+    """
+    contract = (((x.ndim - 1,), (1,)), ((), ()))
+    return lax.dot_general(x, kernel, contract, preferred_element_type=kind)
+
+
 def sum_outer(inputs: jax.Array, cotangents: jax.Array) -> jax.Array:
     """Sum over steps and examples of the outer products, [I, O], from [T, B, I] and [T, B, O]:
     a weight's gradient in one matmul."""
