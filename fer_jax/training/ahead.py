@@ -20,16 +20,14 @@ import numpy as np
 from jax.experimental import topologies
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from fer_jax import models
-from fer_jax.config import Data, Experiment
-from fer_jax.data import geometry
-from fer_jax.data.statistics import statistics_shapes
+from fer_jax.config import Experiment
 from fer_jax.errors import UserError
 from fer_jax.labels import CANONICAL, make_label_space
 from fer_jax.models.cost import count_flops
 from fer_jax.training import metrics, parallel, steps
 from fer_jax.training.inputs import inputs_of
 from fer_jax.training.job import make_method
+from fer_jax.training.resident import resident_shapes
 from fer_jax.training.state import make_state
 
 #: What libtpu would ask the cloud's metadata server for and keep for one process, as if it drove a
@@ -179,38 +177,6 @@ def make_mesh(topology: str, devices: int = 0) -> Mesh:
     return jax.make_mesh(
         (count,), (parallel.AXIS,), axis_types=(AxisType.Auto,), devices=chips[:count]
     )
-
-
-def resident_shapes(
-    data: Data,
-    inputs: models.Inputs,
-    samples: int,
-    frames: int,
-    image_shapes: Mapping[str, tuple[int, int, int]] | None = None,
-) -> dict[str, Any]:
-    """The shapes of `steps.make_resident` of so many samples.
-
-    Args:
-      frames: M, that the streams hold.
-      image_shapes: of the stored images; by default what the network reads.
-    """
-    shape = jax.ShapeDtypeStruct
-    streams = {}
-    if data.features != "none":
-        streams["raw"] = shape((frames, *geometry.raw_shape(data.features)), np.float32)
-    for name in data.images:
-        stored = (image_shapes or {}).get(name, inputs.image_shape)
-        streams[name] = shape((frames, *stored), np.uint8)
-    if data.landmarks:
-        streams["landmarks"] = shape((frames, 68, 2), np.float32)
-    return {
-        "streams": streams,
-        "rows": shape((samples, inputs.frames), np.int32),
-        "frame_mask": shape((samples, inputs.frames), np.bool_),
-        "label": shape((samples,), np.int32),
-        "weight": shape((samples,), np.float32),
-        "statistics": statistics_shapes(data, inputs.image_shape),
-    }
 
 
 def _on(tree: Any, sharding: NamedSharding) -> Any:

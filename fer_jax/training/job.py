@@ -26,6 +26,7 @@ from fer_jax.records import Clip
 from fer_jax.training import optim, parallel, steps
 from fer_jax.training.inputs import inputs_of
 from fer_jax.training.losses import Loss, make_loss
+from fer_jax.training.resident import make_resident
 from fer_jax.training.state import TrainState, divide, make_keys, make_state
 
 
@@ -295,10 +296,10 @@ def make_job(experiment: Experiment, dataset: Dataset, statistics: Statistics) -
         label_space=dataset.label_space,
         facts=dataset.facts,
         key=parallel.replicate(make_keys(settings.seed)[1], mesh),
-        train=steps.make_resident(dataset.train, mesh, statistics),
+        train=make_resident(dataset.train, mesh, statistics),
         validation=None
         if validation is None
-        else steps.make_resident(validation, mesh, statistics),
+        else make_resident(validation, mesh, statistics),
         train_size=len(dataset.train),
         validation_size=len(validation) if validation else 0,
         steps_per_epoch=steps_per_epoch,

@@ -19,7 +19,6 @@ from jax.sharding import Mesh
 
 from fer_jax.config import Experiment, off
 from fer_jax.data import augment, batches
-from fer_jax.data.samples import Samples
 from fer_jax.data.statistics import Statistics
 from fer_jax.models import Model, Outputs
 from fer_jax.training import metrics, parallel
@@ -34,14 +33,6 @@ TrainStep = Callable[..., tuple[TrainState, Metrics]]
 EvaluateStep = Callable[..., Metrics]
 #: What an example's key is folded with for what is not dropout.
 _AUGMENT, _PARTNER, _SHARE = 1_000_001, 1_000_002, 1_000_003
-
-
-def make_resident(
-    samples: Samples, mesh: Mesh, statistics: Statistics | None = None
-) -> dict[str, Any]:
-    """A data set on the devices: the samples' arrays and the statistics, whole on each."""
-    own = {} if statistics is None else {"statistics": statistics}
-    return parallel.replicate({**samples.arrays(), **own}, mesh)
 
 
 def _fold(keys: jax.Array, what: int) -> jax.Array:
@@ -61,7 +52,7 @@ def _gather(
 ) -> dict[str, Any]:
     """The network's batch of the samples at `index`, i32[B], but for its weight."""
     rows = resident["rows"][index]
-    streams = {name: values[rows] for name, values in resident["streams"].items()}
+    streams = {name: frames.take(rows) for name, frames in resident["streams"].items()}
     return batches.make_batch(
         streams, resident["frame_mask"][index], resident["statistics"], settings.data, draw
     )

@@ -20,6 +20,7 @@ from fer_jax.errors import UserError
 from fer_jax.training import metrics, optim, parallel, state, steps
 from fer_jax.training.inputs import inputs_of
 from fer_jax.training.losses import make_loss
+from fer_jax.training.resident import make_resident
 
 CLASSES = 3
 
@@ -80,7 +81,7 @@ class Setup:
         return state.snapshot(parallel.replicate(made, self.mesh))
 
     def train(self, samples, order, cuts: list[int] | None = None) -> tuple[Any, Any]:
-        resident = steps.make_resident(samples, self.mesh, self.statistics(samples))
+        resident = make_resident(samples, self.mesh, self.statistics(samples))
         index, weight = parallel.deal(*order, self.mesh)
         current, counted = self.first(), self.zero
         bounds = [0, *(cuts or []), len(order[0])]
@@ -91,7 +92,7 @@ class Setup:
         return state.to_host((current, counted))
 
     def evaluate(self, samples, order) -> Any:
-        resident = steps.make_resident(samples, self.mesh, self.statistics(samples))
+        resident = make_resident(samples, self.mesh, self.statistics(samples))
         index, weight = parallel.deal(*order, self.mesh)
         found = self.evaluate_step(
             self.first().variables, self.zero, resident, index, weight, 0, len(order[0])
@@ -183,7 +184,7 @@ def test_padding_counts_nothing(one) -> None:
 
 def steps_of(setup, samples, order, statistics) -> tuple[Any, Any]:
     statistics = jax.tree.map(np.float32, statistics)
-    resident = steps.make_resident(samples, setup.mesh, statistics)
+    resident = make_resident(samples, setup.mesh, statistics)
     dealt = parallel.deal(*order, setup.mesh)
     trained = setup.train_step(setup.first(), setup.zero, resident, setup.key, *dealt, 0, 1)
     return state.to_host(trained)

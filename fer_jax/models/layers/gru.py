@@ -19,6 +19,7 @@ from fer_jax.models.layers.recurrent import (
     slope,
     state_dtype,
     sum_outer,
+    to_transpose,
     vary_alike,
 )
 
@@ -91,7 +92,7 @@ def _gru_backward(name, dtype, kept, cotangents):
     x, kernel, recurrent_kernel, bias, initial, mask, h, squashed, inner = kept
     dh_all, dlast = cotangents
     hidden, kind = recurrent_kernel.shape[0], initial.dtype
-    back = recurrent_kernel.astype(dtype)
+    back = to_transpose(recurrent_kernel.astype(dtype))
     h_before = jnp.concatenate([initial[None].astype(dtype), h[:-1]])
 
     def step(carry, inputs):
@@ -129,7 +130,7 @@ def _gru_backward(name, dtype, kept, cotangents):
     dbias = jnp.sum(dz, axis=(0, 1), dtype=kind)
     dinner_bias = jnp.sum(dinner, axis=(0, 1), dtype=kind)
     dbias = jnp.stack([dbias, jnp.concatenate([dbias[: 2 * hidden], dinner_bias])])
-    dx = dot_transposed(dz, kernel.astype(dtype), kind)
+    dx = dot_transposed(dz, to_transpose(kernel.astype(dtype)), kind)
     return (
         dx.astype(x.dtype),
         sum_outer(x, dz).astype(kernel.dtype),

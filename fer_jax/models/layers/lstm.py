@@ -25,6 +25,7 @@ from fer_jax.models.layers.recurrent import (
     slope,
     state_dtype,
     sum_outer,
+    to_transpose,
     vary_alike,
 )
 
@@ -123,7 +124,7 @@ def _lstm_backward(name, dtype, kept, cotangents):
     x, kernel, recurrent_kernel, bias, initial, mask, h, squashed, c_before = kept
     dh_all, dlast = cotangents
     kind = initial.c.dtype
-    back = recurrent_kernel.astype(dtype)
+    back = to_transpose(recurrent_kernel.astype(dtype))
 
     def step(carry, inputs):
         dh, dc, now, buffer = carry
@@ -156,7 +157,7 @@ def _lstm_backward(name, dtype, kept, cotangents):
     (dh, dc, _, dz), _ = lax.scan(step, (*dlast, squashed[-1], squashed), inputs, reverse=True)
 
     h_before = jnp.concatenate([initial.h[None].astype(dtype), h[:-1]])
-    dx = dot_transposed(dz, kernel.astype(dtype), kind)
+    dx = dot_transposed(dz, to_transpose(kernel.astype(dtype)), kind)
     return (
         dx.astype(x.dtype),
         sum_outer(x, dz).astype(kernel.dtype),
