@@ -95,6 +95,11 @@ class Move:
     result: str
     source: str
 
+    @property
+    def fast(self) -> bool:
+        """Whether a TPU keeps the result in its fast memory: the chip's large one is not written."""
+        return "S(1)" in self.result
+
 
 @dataclass(frozen=True)
 class Loop:
@@ -127,6 +132,11 @@ class Step:
     products: tuple[Product, ...]
     moves: tuple[Move, ...]
     loops: tuple[Loop, ...]
+
+    @property
+    def moved(self) -> int:
+        """Bytes of all copies."""
+        return sum(move.bytes for move in self.moves)
 
     def products_of(self, kind: str) -> tuple[Product, ...]:
         """Those that read an operand of a type, say "f32"."""
