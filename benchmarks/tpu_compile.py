@@ -5,7 +5,7 @@
 
 Each config's train step, at its own size and batch, in each precision and for each topology, a
 process each; rows that `--out` holds already are kept. The data set is 4,096 samples: more of them
-take memory on every chip, and nothing else. Needs libtpu: pip install 'fer-jax[tpu]'.
+take memory on every chip, and nothing else. Needs libtpu: pip install 'fer-jax[plan]'.
 """
 
 from __future__ import annotations

@@ -160,7 +160,7 @@ def make_mesh(topology: str, devices: int = 0) -> Mesh:
     if importlib.util.find_spec("libtpu") is None:
         raise UserError(
             "compiling for a TPU needs libtpu, which is there for x86-64 Linux: pip install "
-            "'fer-jax[tpu]'"
+            "'fer-jax[plan]'"
         )
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
