@@ -119,6 +119,11 @@ def pad_batches(order: np.ndarray, batch: int) -> tuple[np.ndarray, np.ndarray]:
     return filled.reshape(steps, batch), weight.reshape(steps, batch)
 
 
+def share_of(batch: int, devices: int, parts: int = 1) -> int:
+    """A device's examples of a batch, b = ceil(batch / D) or the next multiple of `parts`."""
+    return -(-batch // (devices * parts)) * parts
+
+
 def divide_batches(batches: np.ndarray, devices: int, parts: int = 1) -> np.ndarray:
     """Batches as each device's share of them.
 
@@ -127,10 +132,9 @@ def divide_batches(batches: np.ndarray, devices: int, parts: int = 1) -> np.ndar
       parts: what must divide a share.
 
     Returns:
-      [D, S, b], b = ceil(B / D) or the next multiple of `parts`. Where they do not divide B the
-      last devices' shares end in zeros.
+      [D, S, b], b of `share_of`. Where they do not divide B the last devices' shares end in zeros.
     """
     steps, batch = batches.shape
-    share = -(-batch // (devices * parts)) * parts
+    share = share_of(batch, devices, parts)
     filled = np.pad(batches, ((0, 0), (0, share * devices - batch)))
     return filled.reshape(steps, devices, share).transpose(1, 0, 2).copy()

@@ -46,6 +46,26 @@ def fit_statistics(samples: Samples, data: Data) -> Statistics:
     return found
 
 
+def statistics_shapes(
+    data: Data, image_shape: tuple[int, int, int]
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """The shapes of what `fit_statistics` fits for images of `image_shape`, after `prepare`."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    if data.features != "none":
+        size = data.pca or dimension(data.features)
+        if data.pca:
+            whole = dimension(data.features)
+            shapes |= {"centre": (whole,), "matrix": (whole, size)}
+        shapes |= {"mean": (size,), "std": (size,)}
+    if data.pixels == "standard":
+        shapes |= {
+            f"{name}_{what}": image_shape for name in data.images for what in ("mean", "std")
+        }
+    if data.landmarks:
+        shapes["mean_shape"] = (68, 2)
+    return {name: jax.ShapeDtypeStruct(shape, np.float32) for name, shape in shapes.items()}
+
+
 def _fit_features(raw: np.ndarray, used: np.ndarray, data: Data) -> Statistics:
     if data.pca:
         chunks = (np.asarray(compute(data.features, raw[part])) for part in _chunks(used))

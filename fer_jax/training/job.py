@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -26,7 +26,7 @@ from fer_jax.models.paths import flatten, matches
 from fer_jax.records import Clip
 from fer_jax.training import optim, parallel, source, steps
 from fer_jax.training.inputs import inputs_of
-from fer_jax.training.losses import make_loss
+from fer_jax.training.losses import Loss, make_loss
 from fer_jax.training.state import TrainState, divide, make_keys, make_state
 
 
@@ -234,6 +234,46 @@ class Job:
         return make_state(variables, self.optimizer, settings.freeze, settings.ema)
 
 
+class Method(NamedTuple):
+    """What makes a step of a batch: it depends on the training set's shape and classes alone."""
+
+    model: models.Model
+    loss: Loss
+    optimizer: optax.GradientTransformation
+    schedule: optax.Schedule
+
+
+def make_method(
+    experiment: Experiment, inputs: models.Inputs, counts: np.ndarray, steps_per_epoch: int
+) -> Method:
+    """The network, for a batch shared by the devices of a mesh, and how it is trained.
+
+    Args:
+      counts: [K] training examples of each class.
+
+    Raises:
+      UserError: settings that do not go together.
+    """
+    settings = experiment.train
+    model = models.build(
+        experiment.model,
+        inputs,
+        len(counts),
+        axis=parallel.AXIS,
+        freeze=settings.freeze,
+        precision=settings.precision,
+    )
+    shapes = jax.eval_shape(model.init, jax.eval_shape(lambda: jax.random.key(0)))
+    check(experiment, *divide(shapes["params"], settings.freeze))
+    lengths = optim.lengths(experiment.optim, steps_per_epoch, settings.epochs)
+    return Method(
+        model,
+        make_loss(settings.loss, counts),
+        optim.make_optimizer(experiment.optim, lengths),
+        optim.make_schedule(experiment.optim, lengths),
+    )
+
+
 def make_job(experiment: Experiment, dataset: Dataset, statistics: Statistics) -> Job:
     """Builds the model, puts the data on the devices and compiles nothing yet.
 
@@ -246,23 +286,13 @@ def make_job(experiment: Experiment, dataset: Dataset, statistics: Statistics) -
     settings = experiment.train
     mesh = parallel.make_mesh(experiment.parallel)
     classes = len(dataset.label_space.classes)
-    model = models.build(
-        experiment.model,
-        dataset.inputs,
-        classes,
-        axis=parallel.AXIS,
-        freeze=settings.freeze,
-        precision=settings.precision,
-    )
     counts = np.bincount(dataset.train.label, dataset.train.weight, minlength=classes)
-    loss = make_loss(settings.loss, counts)
-    plain_loss = make_loss(settings.loss, counts, weighted=False)
     steps_per_epoch = -(-len(dataset.train) // settings.batch)
-    lengths = optim.lengths(experiment.optim, steps_per_epoch, settings.epochs)
-    optimizer = optim.make_optimizer(experiment.optim, lengths)
+    method = make_method(experiment, dataset.inputs, counts, steps_per_epoch)
+    model, optimizer = method.model, method.optimizer
     shapes = jax.eval_shape(model.init, jax.random.key(0))
-    trained, frozen = divide(shapes["params"], settings.freeze)
-    check(experiment, trained, frozen)
+    trained, _ = divide(shapes["params"], settings.freeze)
+    plain_loss = make_loss(settings.loss, counts, weighted=False)
     validation, where = dataset.validation, dataset.placement.name
     make = partial(
         source.make_source, statistics=statistics, placement=where, mesh=mesh, experiment=experiment
@@ -272,7 +302,7 @@ def make_job(experiment: Experiment, dataset: Dataset, statistics: Statistics) -
         mesh=mesh,
         model=model,
         optimizer=optimizer,
-        schedule=optim.make_schedule(experiment.optim, lengths),
+        schedule=method.schedule,
         statistics=statistics,
         label_space=dataset.label_space,
         facts=dataset.facts,
@@ -283,7 +313,7 @@ def make_job(experiment: Experiment, dataset: Dataset, statistics: Statistics) -
         steps_per_epoch=steps_per_epoch,
         parameters=models.parameter_count(shapes["params"]),
         trained=models.parameter_count(trained),
-        train_step=steps.make_train_step(model, experiment, loss, optimizer, mesh),
+        train_step=steps.make_train_step(model, experiment, method.loss, optimizer, mesh),
         evaluate_step=steps.make_evaluate_step(model, experiment, plain_loss, mesh),
     )
 

@@ -94,8 +94,8 @@ def deal(
       parts: what must divide a share.
 
     Returns:
-      i32[D, S, b] and f32[D, S, b], b = ceil(B / D) or the next multiple of `parts`, on the
-      devices. Where they do not divide B the last devices get padding of weight 0.
+      i32[D, S, b] and f32[D, S, b], b of `batches.share_of`, on the devices. Where they do not
+      divide B the last devices get padding of weight 0.
     """
     return spread(
         (

@@ -44,8 +44,9 @@ from fer_jax.training.population_directory import (
 )
 from fer_jax.training.population_steps import make_population_steps
 from fer_jax.training.progress import first_statistics, first_variables
+from fer_jax.training.resident import make_resident
 from fer_jax.training.run_directory import checkpoints_of, locked
-from fer_jax.training.source import make_resident, need_resident
+from fer_jax.training.source import need_resident
 from fer_jax.training.state import TrainState, divide, make_keys, make_state
 
 #: Called with epochs done and in all, of all members, and how the field stands.

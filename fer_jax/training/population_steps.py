@@ -64,6 +64,7 @@ def make_population_steps(
     Args:
       experiment: any member's; the others differ in what `Own` holds.
     """
+    single = steps.one_by_one(experiment, mesh)
 
     def parts(own: Own, weighted: bool) -> tuple[models.Model, Experiment, Any]:
         """A member's network, config and loss, some of whose numbers are traced."""
@@ -90,7 +91,7 @@ def make_population_steps(
             def step(i: jax.Array, carry: tuple[TrainState, Metrics]) -> Any:
                 return update(*carry, seen, key, index[i], weight[i])
 
-            return steps.stretch(changed, start, stop, step, (state, counted), own.steps)
+            return steps.stretch(single, start, stop, step, (state, counted), own.steps)
 
         return _over_lanes(member, state, counted, own, index, weight)
 
@@ -103,7 +104,7 @@ def make_population_steps(
             def step(i: jax.Array, counted: Metrics) -> Metrics:
                 return measure(variables, counted, seen, index[i], weight[i])
 
-            return (steps.stretch(changed, start, stop, step, counted, own.validation_steps),)
+            return (steps.stretch(single, start, stop, step, counted, own.validation_steps),)
 
         return _over_lanes(member, variables, counted, own, index, weight)
 
@@ -115,7 +116,7 @@ def make_population_steps(
         )
 
     train_lanes, evaluate_lanes = mapped(train, 2, (0,)), mapped(evaluate, 1, ())
-    if not steps.one_by_one(experiment):
+    if not single:
         return train_lanes, lambda *arguments: evaluate_lanes(*arguments)[0]
 
     def train_step(state, counted, *fixed):  # type: ignore[no-untyped-def]

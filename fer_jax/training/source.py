@@ -10,22 +10,20 @@ All three show the same batches in the same order.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import jax
-import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from fer_jax import config, machine
-from fer_jax.data.frames import Frames
 from fer_jax.data.samples import Samples
 from fer_jax.data.statistics import Statistics
 from fer_jax.data.stream import Stream, read_ahead
 from fer_jax.errors import UserError
 from fer_jax.training import parallel
+from fer_jax.training.resident import Rows, make_resident
 
 #: Of the memory, what data may take: a device's, whose rest is the network's, and the host's.
 _DEVICE_SHARE, _HOST_SHARE = 0.5, 0.5
@@ -171,32 +169,9 @@ def make_source(
         parts = 1 if seed is None else settings.accumulate
         stream = Stream(samples, settings.batch, mesh.size, parts, seed)
     elif placement == "sharded":
-        dealt = {"shares": {k: _share(v, mesh) for k, v in samples.streams.items()}}
+        dealt = {"shares": {k: Rows.dealt(v, mesh) for k, v in samples.streams.items()}}
     else:
         streams = samples.streams
     resident = make_resident(samples, streams, mesh, statistics)
     processes = experiment.parallel.decode_processes
     return Source(len(samples), resident, dealt, stream, mesh, processes)
-
-
-def _share(stream: np.ndarray | Frames, mesh: Mesh) -> jax.Array:
-    """[M, ...] as [D, m, ...] with row d on device d, zeros filling the last; at no time is more
-    than one of them on the host beside what was there."""
-    count, devices = -(-len(stream) // mesh.size), list(mesh.devices.flat)
-    shares = []
-    for d, device in enumerate(devices):
-        part = stream[d * count : (d + 1) * count]
-        fill = ((0, count - len(part)), *((0, 0),) * (part.ndim - 1))
-        whole = part if len(part) == count else np.pad(part, fill)
-        shares.append(jax.device_put(whole[None], device))
-    shape = (len(devices), *shares[0].shape[1:])
-    where = NamedSharding(mesh, PartitionSpec(parallel.AXIS))
-    return jax.make_array_from_single_device_arrays(shape, where, shares)
-
-
-def make_resident(
-    samples: Samples, streams: Mapping[str, Any], mesh: Mesh, statistics: Statistics | None = None
-) -> dict[str, Any]:
-    """Samples, with these of their streams, whole on every device."""
-    own = {} if statistics is None else {"statistics": statistics}
-    return parallel.replicate({**samples.arrays(), "streams": dict(streams), **own}, mesh)

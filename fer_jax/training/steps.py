@@ -94,9 +94,10 @@ def _gather(
     streams = fed
     if streams is None:
         rows = resident["rows"][index]
-        streams = {name: values[rows] for name, values in resident["streams"].items()}
-        shares = resident.get("shares", {})
-        streams |= {name: devices.collect(values, rows) for name, values in shares.items()}
+        streams = {name: frames.take(rows) for name, frames in resident["streams"].items()}
+        for name, frames in resident.get("shares", {}).items():
+            found = devices.collect(frames.values, rows)
+            streams[name] = found.reshape(*rows.shape, *frames.shape)
     return batches.make_batch(
         streams, resident["frame_mask"][index], resident["statistics"], settings.data, draw
     )
@@ -263,6 +264,7 @@ def make_train_step(
       resident and dealt see `source.Source`.
     """
     update = make_update(model, settings, loss, optimizer, Devices(parallel.AXIS, mesh.size))
+    single = one_by_one(settings, mesh)
 
     def run(state, counted, resident, dealt, key, index, weight, start, stop):  # type: ignore[no-untyped-def]
         seen, fed = {**resident, **dealt}, dealt.get("fed")
@@ -270,13 +272,13 @@ def make_train_step(
         def step(i: jax.Array, carry: tuple[TrainState, Metrics]) -> tuple[TrainState, Metrics]:
             return update(*carry, seen, key, index[i], weight[i], fed)
 
-        return stretch(settings, start, stop, step, (state, counted))
+        return stretch(single, start, stop, step, (state, counted))
 
     whole_then_dealt = (None, None, None, 0, None, 0, 0, None, None)
     mapped = parallel.map_devices(
         run, mesh, settings.parallel.mapper, whole_then_dealt, out_axes=(None, None), donate=(0,)
     )
-    if not one_by_one(settings):
+    if not single:
         return mapped
 
     def steps(state, counted, *fixed):  # type: ignore[no-untyped-def]
@@ -287,25 +289,26 @@ def make_train_step(
     return steps
 
 
-def one_by_one(settings: Experiment) -> bool:
+def one_by_one(settings: Experiment, mesh: Mesh) -> bool:
     """Whether a call of the compiled program is a single step.
 
     XLA's CPU convolutions take more than twice as long inside a loop, and their steps are long
     enough for a call each.
     """
-    return bool(settings.data.images) and jax.default_backend() == "cpu"
+    # The mesh's platform, not JAX's default: a host compiles for TPUs that it does not have.
+    return bool(settings.data.images) and mesh.devices.flat[0].platform == "cpu"
 
 
 def stretch(
-    settings: Experiment,
+    single: bool,
     start: Any,
     stop: Any,
     step: Callable[[Any, Any], Any],
     carry: Any,
     limit: Any = None,
 ) -> Any:
-    """Steps `start` to `stop`, none from `limit` on; only the first where calls go one by one."""
-    if not one_by_one(settings):
+    """Steps `start` to `stop`, none from `limit` on; only the first where they go `one_by_one`."""
+    if not single:
         stop = stop if limit is None else jnp.minimum(stop, limit)
         return lax.fori_loop(start, stop, step, carry)
     new = step(start, carry)
@@ -340,6 +343,7 @@ def make_evaluate_step(model: Model, settings: Experiment, loss: Loss, mesh: Mes
       f32[D, S, b], start i32[], stop i32[]) to metrics.
     """
     measure = make_measure(model, settings, loss, Devices(parallel.AXIS, mesh.size))
+    single = one_by_one(settings, mesh)
 
     def run(variables, counted, resident, dealt, index, weight, start, stop):  # type: ignore[no-untyped-def]
         seen, fed = {**resident, **dealt}, dealt.get("fed")
@@ -347,7 +351,7 @@ def make_evaluate_step(model: Model, settings: Experiment, loss: Loss, mesh: Mes
         def step(i: jax.Array, counted: Metrics) -> Metrics:
             return measure(variables, counted, seen, index[i], weight[i], fed)
 
-        return (stretch(settings, start, stop, step, counted),)
+        return (stretch(single, start, stop, step, counted),)
 
     whole_then_dealt = (None, None, None, 0, 0, 0, None, None)
     mapped = parallel.map_devices(
@@ -355,7 +359,7 @@ def make_evaluate_step(model: Model, settings: Experiment, loss: Loss, mesh: Mes
     )
 
     def evaluate(variables, counted, *fixed):  # type: ignore[no-untyped-def]
-        if not one_by_one(settings):
+        if not single:
             return mapped(variables, counted, *fixed)[0]
         for i in single_steps(fixed, mesh):
             (counted,) = mapped(variables, counted, *fixed[:-2], *i)

@@ -17,9 +17,10 @@ from fer_jax.data import batches
 from fer_jax.data.samples import Samples
 from fer_jax.data.statistics import Statistics, fit_statistics
 from fer_jax.errors import UserError
-from fer_jax.training import metrics, optim, parallel, source, state, steps
+from fer_jax.training import metrics, optim, parallel, state, steps
 from fer_jax.training.inputs import inputs_of
 from fer_jax.training.losses import make_loss
+from fer_jax.training.resident import make_resident
 
 CLASSES = 3
 
@@ -38,7 +39,7 @@ def make_samples(count: int) -> Samples:
 
 
 def resident_of(samples: Samples, mesh: Any, statistics: Statistics) -> dict[str, Any]:
-    return source.make_resident(samples, samples.streams, mesh, statistics)
+    return make_resident(samples, samples.streams, mesh, statistics)
 
 
 def shown(samples: Samples) -> dict[str, np.ndarray]:

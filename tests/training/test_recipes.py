@@ -14,9 +14,10 @@ from fer_jax.data.samples import Samples
 from fer_jax.data.statistics import fit_statistics
 from fer_jax.errors import UserError
 from fer_jax.models.paths import flatten
-from fer_jax.training import metrics, optim, parallel, source, state, steps
+from fer_jax.training import metrics, optim, parallel, state, steps
 from fer_jax.training.inputs import inputs_of
 from fer_jax.training.losses import make_loss
+from fer_jax.training.resident import make_resident
 
 CLASSES, COUNT = 3, 22
 TOY: dict[str, Any] = {
@@ -65,7 +66,7 @@ class Trained:
         self.first = self.model.init(jax.random.key(3))
         start = state.make_state(self.first, optimizer, train.freeze, train.ema)
         statistics = fit_statistics(SAMPLES, settings.data)
-        resident = source.make_resident(SAMPLES, SAMPLES.streams, self.mesh, statistics)
+        resident = make_resident(SAMPLES, SAMPLES.streams, self.mesh, statistics)
         order = batches.epoch_order(1, 0, COUNT, train.batch)
         index, weight = parallel.deal(*order, self.mesh, train.accumulate)
         step = steps.make_train_step(self.model, settings, loss, optimizer, self.mesh)

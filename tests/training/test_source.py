@@ -18,6 +18,7 @@ from fer_jax.records import Clip, encode
 from fer_jax.training import loop, parallel, source
 from fer_jax.training.members import make_members
 from fer_jax.training.population import train_population
+from fer_jax.training.resident import Rows
 from fer_jax.training.steps import Devices
 from preprocessing import writer
 
@@ -112,15 +113,15 @@ def test_devices_collect_what_others_hold(mapper: str) -> None:
     mesh = parallel.make_mesh(config.Parallel(devices=3))
     rng = np.random.default_rng(0)
     for whole in (rng.integers(0, 256, (7, 2, 2)).astype(np.uint8), rng.normal(size=(7, 5))):
-        share = source._share(whole.astype(whole.dtype), mesh)
+        share = Rows.dealt(whole, mesh).values
         rows = rng.integers(0, 7, (3, 4, 2)).astype(np.int32)
         run = parallel.map_devices(
             lambda share, rows: (Devices(parallel.AXIS, 3).collect(share, rows),),
             mesh, mapper, (0, 0), (0,),
         )  # fmt: skip
         (found,) = run(share, parallel.spread(rows, mesh))
-        np.testing.assert_array_equal(found, np.asarray(share).reshape(9, *whole.shape[1:])[rows])
-        np.testing.assert_array_equal(np.asarray(found), np.asarray(whole, share.dtype)[rows])
+        wanted = np.asarray(whole, share.dtype)[rows]
+        np.testing.assert_array_equal(np.reshape(found, wanted.shape), wanted)
 
 
 def test_data_lies_where_it_fits(monkeypatch: pytest.MonkeyPatch) -> None:

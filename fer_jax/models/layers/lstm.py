@@ -20,10 +20,12 @@ from fer_jax.models.layers.recurrent import (
     Activation,
     activate,
     activate_double,
+    dot_transposed,
     exchange,
     slope,
     state_dtype,
     sum_outer,
+    to_transpose,
     vary_alike,
 )
 
@@ -122,7 +124,7 @@ def _lstm_backward(name, dtype, kept, cotangents):
     x, kernel, recurrent_kernel, bias, initial, mask, h, squashed, c_before = kept
     dh_all, dlast = cotangents
     kind = initial.c.dtype
-    back = recurrent_kernel.T.astype(dtype)
+    back = to_transpose(recurrent_kernel.astype(dtype))
 
     def step(carry, inputs):
         dh, dc, now, buffer = carry
@@ -143,7 +145,7 @@ def _lstm_backward(name, dtype, kept, cotangents):
             dh_step * a * o_slope,
         ]
         dz = jnp.concatenate(dz, axis=-1).astype(dtype)
-        dh_before = jnp.dot(dz, back, preferred_element_type=kind)
+        dh_before = dot_transposed(dz, back, kind)
         dc_before = dc_step * f
         if real is not None:
             dh_before = jnp.where(real[:, None], dh_before, dh)
@@ -155,7 +157,7 @@ def _lstm_backward(name, dtype, kept, cotangents):
     (dh, dc, _, dz), _ = lax.scan(step, (*dlast, squashed[-1], squashed), inputs, reverse=True)
 
     h_before = jnp.concatenate([initial.h[None].astype(dtype), h[:-1]])
-    dx = jnp.dot(dz, kernel.T.astype(dtype), preferred_element_type=kind)
+    dx = dot_transposed(dz, to_transpose(kernel.astype(dtype)), kind)
     return (
         dx.astype(x.dtype),
         sum_outer(x, dz).astype(kernel.dtype),

@@ -1,0 +1,257 @@
+"""What a compiled program does, read off its optimized HLO.
+
+The step is what the program's outermost loop repeats, or all of it where there is no loop. XLA
+prints a program as computations of one instruction a line; what an instruction calls (a fusion's
+inside, a loop's body) is a computation of its own. TPUs print products of matrices as convolutions.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+_COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) .*\{$")
+_INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.*)$")
+_ARRAY = re.compile(r"(\w+)\[([\d,]*)\](\{[^}]*\})?")
+_CALLED = re.compile(
+    r"\b(?:calls|body|condition|to_apply|true_computation|false_computation)=%?([\w.\-]+)"
+)
+_BRANCHES = re.compile(r"\bbranch_computations=\{([^}]*)\}")
+_SOURCE = re.compile(r'op_name="((?:[^"\\]|\\.)*)"')
+_PRODUCTS = ("convolution", "dot")
+#: What moves values and computes nothing. A reshape that is left is one that must move them.
+_MOVES = ("copy", "transpose", "reshape")
+_FREE = ("parameter", "bitcast", "tuple", "get-tuple-element")
+
+
+class Instruction(NamedTuple):
+    """A line of a computation."""
+
+    name: str
+    result: str
+    """Type and layout, as printed."""
+    opcode: str
+    operands: tuple[str, ...]
+    attributes: str
+
+    @property
+    def calls(self) -> list[str]:
+        """The computations that it names."""
+        found = _CALLED.findall(self.attributes)
+        for names in _BRANCHES.findall(self.attributes):
+            found += re.findall(r"[\w.\-]+", names)
+        return found
+
+    @property
+    def source(self) -> str:
+        """Where it comes from, as JAX named it."""
+        found = _SOURCE.search(self.attributes)
+        return found.group(1) if found else ""
+
+    @property
+    def dtype(self) -> str:
+        """Of its (first) array."""
+        found = _ARRAY.search(self.result)
+        return found.group(1) if found else ""
+
+    @property
+    def bytes(self) -> int:
+        """Of all arrays that it makes, without the padding of their layouts."""
+        return sum(
+            math.ceil(math.prod(map(int, filter(None, sides.split(",")))) * _bits(kind) / 8)
+            for kind, sides, _ in _ARRAY.findall(self.result)
+        )
+
+
+@dataclass(frozen=True)
+class Product:
+    """A matmul or a convolution.
+
+    Attributes:
+      operands: what it reads, as XLA names types ("bf16", "f32").
+      source: the operation in JAX.
+    """
+
+    name: str
+    operands: tuple[str, ...]
+    source: str
+
+
+@dataclass(frozen=True)
+class Move:
+    """A copy, or a transpose that is one, between operations of a step.
+
+    Attributes:
+      bytes: of what is moved.
+      result: its type and layout.
+      source: the operation in JAX that wanted it.
+    """
+
+    name: str
+    bytes: int
+    result: str
+    source: str
+
+    @property
+    def fast(self) -> bool:
+        """Whether a TPU keeps the result in its fast memory: the chip's large one is not written."""
+        return "S(1)" in self.result
+
+
+@dataclass(frozen=True)
+class Loop:
+    """A loop inside a step.
+
+    Attributes:
+      products: in its body, but for loops inside it.
+      innermost: whether there is none.
+      source: the operation in JAX.
+    """
+
+    name: str
+    products: tuple[Product, ...]
+    innermost: bool
+    source: str
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a program does in a step.
+
+    Attributes:
+      products: all matmuls and convolutions, those of fusions and loops too; a loop's count once.
+      moves: copies between operations, the largest first. Not those within a fusion, which pass
+        through registers, and not the copies that bring operands into a chip's fast memory as they
+        are (copy-start).
+      loops: the loops inside it.
+    """
+
+    products: tuple[Product, ...]
+    moves: tuple[Move, ...]
+    loops: tuple[Loop, ...]
+
+    @property
+    def moved(self) -> int:
+        """Bytes of all copies."""
+        return sum(move.bytes for move in self.moves)
+
+    def products_of(self, kind: str) -> tuple[Product, ...]:
+        """Those that read an operand of a type, say "f32"."""
+        return tuple(product for product in self.products if kind in product.operands)
+
+    @property
+    def recurrences(self) -> tuple[Loop, ...]:
+        """The innermost loops that multiply: a recurrent layer's, forward or backward."""
+        return tuple(loop for loop in self.loops if loop.innermost and loop.products)
+
+
+def read_step(text: str) -> Step:
+    """What the step of a program does.
+
+    Args:
+      text: optimized HLO, `compiled.as_text()`.
+
+    Raises:
+      ValueError: it has no entry computation.
+    """
+    program, entry = _parse(text)
+    loops = [line for line in program[entry] if line.opcode == "while"]
+    begin = [name for line in loops for name in line.calls] or [entry]
+    products, moves, inside = [], [], []
+    for line, computation, fused in _walk(program, begin):
+        if line.opcode in _PRODUCTS:
+            products.append(_product(line, computation))
+        if not fused and _moves(line, program):
+            moves.append(Move(line.name, line.bytes, line.result, line.source))
+        if line.opcode == "while":
+            inside.append(_loop(program, line))
+    moves.sort(key=lambda move: -move.bytes)
+    return Step(tuple(products), tuple(moves), tuple(inside))
+
+
+_Computation = dict[str, Instruction]
+_Program = dict[str, list[Instruction]]
+
+
+def _walk(
+    program: _Program, names: list[str], loops: bool = True, fused: bool = False
+) -> Iterator[tuple[Instruction, _Computation, bool]]:
+    """Every instruction that runs in these computations, with those around it and whether a fusion
+    holds it; of each call once.
+
+    Args:
+      loops: go into loops too.
+    """
+    for name in names:
+        known = {line.name: line for line in program.get(name, [])}
+        for line in known.values():
+            yield line, known, fused
+            if line.calls and (loops or line.opcode != "while"):
+                inner = fused or line.opcode == "fusion"
+                yield from _walk(program, line.calls, loops, inner)
+
+
+def _product(line: Instruction, computation: _Computation) -> Product:
+    operands = (computation[name].dtype for name in line.operands if name in computation)
+    return Product(line.name, tuple(operands), line.source)
+
+
+def _loop(program: _Program, line: Instruction) -> Loop:
+    found = list(_walk(program, line.calls, loops=False))
+    products = [_product(one, around) for one, around, _ in found if one.opcode in _PRODUCTS]
+    innermost = not any(one.opcode == "while" for one, _, _ in found)
+    return Loop(line.name, tuple(products), innermost, line.source)
+
+
+def _moves(line: Instruction, program: _Program) -> bool:
+    """Whether it does nothing but move values."""
+    if line.opcode != "fusion":
+        return line.opcode in _MOVES
+    inside = {one.opcode for one, _, _ in _walk(program, line.calls)} - {*_FREE, "fusion"}
+    return bool(inside) and inside <= set(_MOVES)
+
+
+def _parse(text: str) -> tuple[_Program, str]:
+    """The computations by name, and the entry's name."""
+    program: _Program = {}
+    entry, lines = "", []
+    for line in text.splitlines():
+        if found := _COMPUTATION.match(line):
+            lines = program.setdefault(found.group(2), [])
+            entry = found.group(2) if found.group(1) else entry
+        elif found := _INSTRUCTION.match(line):
+            lines.append(_instruction(*found.groups()))
+    if not entry:
+        raise ValueError("no ENTRY computation: this is not the text of an HLO module")
+    return program, entry
+
+
+def _instruction(name: str, rest: str) -> Instruction:
+    """Of `TYPE opcode(operands), attributes`; a TYPE in parentheses is a tuple's."""
+    end = _closing(rest, 0) if rest.startswith("(") else rest.index(" ")
+    result, rest = rest[:end], rest[end:].lstrip()
+    opcode, _, rest = rest.partition("(")
+    end = _closing("(" + rest, 0) - 1
+    operands = re.findall(r"%([\w.\-]+)", rest[: end - 1])
+    return Instruction(name, result, opcode, tuple(operands), rest[end:])
+
+
+def _closing(text: str, start: int) -> int:
+    """The place after the parenthesis that closes the one at `start`."""
+    depth = 0
+    for place in range(start, len(text)):
+        depth += {"(": 1, ")": -1}.get(text[place], 0)
+        if depth == 0:
+            return place + 1
+    raise ValueError(f"a parenthesis stays open in {text[:80]!r}")
+
+
+def _bits(kind: str) -> int:
+    """Of a number of XLA's type: "pred", "s4", "bf16", "f8e4m3fn"."""
+    if kind == "pred":
+        return 8
+    found = re.match(r"[a-z]+(\d+)", kind)
+    return int(found.group(1)) if found else 0
