@@ -161,7 +161,8 @@ def _facts(shape: Shape, records: str) -> dict[str, Any]:
     device = jax.devices()[0]
     found: dict[str, Any] = {"device": device.device_kind, "gflop": round(flops / 1e9, 3)}
     if best := peak(device, experiment.train.precision):
-        found["roof_ms"] = round(1e3 * flops / best.flops, 4)
+        # On a CPU a device is a core, and each has a lane.
+        found["roof_ms"] = round(1e3 * flops / (best.flops * jax.local_device_count()), 4)
     return found
 
 
