@@ -40,9 +40,7 @@ def crema_d() -> Iterator[Clip]:
 def ravdess() -> Iterator[Clip]:
     """4,904 clips without frames: 24 actors, 8 emotions, and every recording twice."""
     words = CORPUS_WORDS["ravdess"]
-    for channel, actor, (emotion, word) in product(
-        ("01", "02"), range(1, 25), enumerate(words, 1)
-    ):
+    for channel, actor, (emotion, word) in product(("01", "02"), range(1, 25), enumerate(words, 1)):
         if channel == "02" and (actor == 18 or emotion > 6):
             continue
         strengths = ("01",) if word == "neutral" else ("01", "02")

@@ -83,7 +83,7 @@ def _write_records(shape: Shape, out: Path) -> None:
 
 
 class _Turns:
-    """A training in a thread of its own that does an epoch whenever it is called."""
+    """A training in a thread of its own that does one epoch at a time."""
 
     def __init__(self, train: Callable[[Callable[..., None]], Any]):
         self._go, self._done = threading.Semaphore(0), threading.Semaphore(0)
@@ -103,7 +103,7 @@ class _Turns:
         self._done.release()
         self._go.acquire()
 
-    def __call__(self, index: int) -> None:
+    def epoch(self, index: int) -> None:
         del index
         self._go.release()
         self._done.acquire()
@@ -122,7 +122,7 @@ def population(shape: Shape, records: str, members: int, gpu: bool) -> race.Step
     out = tempfile.mkdtemp(dir=Path(records).parent)
     lanes = members if gpu else 0
     turns = _Turns(lambda done: train_population(made, out, lanes=lanes, on_progress=done))
-    return turns, _facts(shape, records) | {"lanes": lanes or _devices()}
+    return turns.epoch, _facts(shape, records) | {"lanes": lanes or _devices()}
 
 
 def alone(shape: Shape, records: str, gpu: bool) -> race.Step:
@@ -134,7 +134,7 @@ def alone(shape: Shape, records: str, gpu: bool) -> race.Step:
     if not gpu:
         use_every_core(experiment.train.batch)
     out = tempfile.mkdtemp(dir=Path(records).parent)
-    return _Turns(lambda done: loop.train(experiment, out, on_progress=done)), {}
+    return _Turns(lambda done: loop.train(experiment, out, on_progress=done)).epoch, {}
 
 
 def _devices() -> int:
@@ -223,7 +223,7 @@ def pytorch(shape: Shape, threads: int, gpu: bool) -> race.Step:
                 total += value * len(chosen)
                 right += (logits.argmax(-1) == truth).sum()
         # What a loop prints after an epoch; waits for a GPU.
-        float(total), float(right)
+        total.item(), right.item()
 
     return run, {}
 
@@ -236,10 +236,10 @@ def pytorch_processes(shape: Shape) -> race.Step:
         # A peer is a daemon, to which multiprocessing gives no children of its own.
         if os.fork() == 0:
             ours.close()
-            run, _ = pytorch(shape, 1, gpu=False)
+            epoch, _ = pytorch(shape, 1, gpu=False)
             try:
                 while True:
-                    run(theirs.recv())
+                    epoch(theirs.recv())
                     theirs.send(None)
             except EOFError:
                 os._exit(0)

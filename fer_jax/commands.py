@@ -92,7 +92,9 @@ def population(args: argparse.Namespace) -> tuple[int, dict[str, Any], str]:
     except ValueError:
         raise UserError(f"--seeds {args.seeds}: give whole numbers, as in --seeds 0,1,2") from None
     if args.lanes < 0:
-        raise UserError(f"--lanes {args.lanes}: give how many runs train at once, or 0 for what fits")
+        raise UserError(
+            f"--lanes {args.lanes}: give how many runs train at once, or 0 for what fits"
+        )
     for key, *values in args.vary:
         if not values:
             raise UserError(f"--vary {key} has no values, as in --vary optim.lr 1e-3 3e-4")

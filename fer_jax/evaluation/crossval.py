@@ -23,7 +23,6 @@ from fer_jax.training.parallel import use_every_core
 from fer_jax.training.population import train_population
 from fer_jax.training.run_directory import write_text
 
-
 #: Members of which each gets a report of its own; of more it would take longer than training them.
 _REPORTED = 40
 
@@ -133,7 +132,8 @@ def summarise(
     ]
     row["clips"] = len(pooled[0])
     row["classes"] = classes
-    row["confusion"] = sum(_confusion(table, classes) for table in pooled).astype(int).tolist()
+    matrices = [_confusion(table, classes) for table in pooled]
+    row["confusion"] = np.sum(matrices, axis=0).astype(int).tolist()
     for name in FIGURES:
         deviation = np.std([score[name] for score in single], ddof=1) if len(single) > 1 else None
         row[name] = {

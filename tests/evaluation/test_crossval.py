@@ -92,7 +92,9 @@ def test_the_page_says_what_the_files_say(crossed: Path) -> None:
     links = re.findall(r'(?:href|src)="([^"#]+)"', page)
     assert sorted(links) == sorted(f"{one['name']}/report.html" for one in summary["members"])
     assert all((crossed / link).is_file() for link in links)
-    text = " ".join(re.sub(r"<style.*?</style>|<svg.*?</svg>|<[^>]+>", " ", page, flags=re.S).split())
+    text = " ".join(
+        re.sub(r"<style.*?</style>|<svg.*?</svg>|<[^>]+>", " ", page, flags=re.S).split()
+    )
     for one in summary["settings"]:
         row = f"{one['setting']} 6 60 {100 * one['accuracy']['mean']:.1f} %"
         assert row in text
