@@ -71,6 +71,10 @@ def train(args: argparse.Namespace) -> tuple[int, dict[str, Any], str]:
 
     if args.seeds or args.vary:
         return population(args)
+    if args.lanes:
+        raise UserError(
+            f"--lanes {args.lanes} is for several runs: add --seeds 0,1 or --vary KEY VALUE VALUE"
+        )
     experiment = load_config(args.config, args.overrides)
     run = args.out or run_directory(experiment)
     metrics, text = train_and_report(experiment, run, command=shlex.join(["fer-jax", *args.words]))
@@ -87,6 +91,10 @@ def population(args: argparse.Namespace) -> tuple[int, dict[str, Any], str]:
         seeds = [int(seed) for seed in args.seeds.split(",") if seed]
     except ValueError:
         raise UserError(f"--seeds {args.seeds}: give whole numbers, as in --seeds 0,1,2") from None
+    if args.lanes < 0:
+        raise UserError(
+            f"--lanes {args.lanes}: give how many runs train at once, or 0 for what fits"
+        )
     for key, *values in args.vary:
         if not values:
             raise UserError(f"--vary {key} has no values, as in --vary optim.lr 1e-3 3e-4")

@@ -21,6 +21,7 @@ class Progress:
         self._bar = self._task = None
         self._last = self._start = time.monotonic()
         self._shown: tuple[int, int, str] | None = None
+        self._first: tuple[int, float] | None = None
 
     def __enter__(self) -> Progress:
         if sys.stderr.isatty():
@@ -60,11 +61,16 @@ class Progress:
             self._bar.update(self._task, completed=done, total=total, note=note)
             return
         now = time.monotonic()
+        first, since = self._first = self._first or (done, now)
         due = now - self._last >= LINE_EVERY_S or done == total
         if due and (done, total, note) != self._shown:
             self._last, self._shown = now, (done, total, note)
             seconds = now - self._start
             rest = f", {note}" if note else ""
+            # What was done before the first call, as by an earlier command, says nothing of speed.
+            if first < done < total:
+                left = (now - since) * (total - done) / (done - first)
+                rest = f", {left:.0f} s left{rest}"
             print(
                 f"{self._title}: {done}/{total} {self._unit}, {seconds:.0f} s{rest}",
                 file=sys.stderr,

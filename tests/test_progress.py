@@ -27,8 +27,8 @@ def test_a_line_every_ten_seconds_and_at_the_end(clock, capsys) -> None:
     out, err = capsys.readouterr()
     assert out == ""
     assert err.splitlines() == [
-        "train: 3/6 epochs, 10 s, loss 3",
-        "train: 5/6 epochs, 20 s, loss 5",
+        "train: 3/6 epochs, 10 s, 14 s left, loss 3",
+        "train: 5/6 epochs, 20 s, 5 s left, loss 5",
         "train: 6/6 epochs, 21 s, loss 6",
     ]
 

@@ -12,7 +12,9 @@ import numpy as np
 
 from fer_jax.config import Experiment
 from fer_jax.evaluation.confidence import clustered_intervals
-from fer_jax.evaluation.evaluate import evaluate, open_records
+from fer_jax.evaluation.evaluate import evaluate, load_metrics, open_records
+from fer_jax.evaluation.report import write_report
+from fer_jax.evaluation.report.population import write_population_report
 from fer_jax.evaluation.results import FIGURES, result_row, write_rows
 from fer_jax.progress import Progress
 from fer_jax.training import metrics
@@ -20,6 +22,9 @@ from fer_jax.training.members import Member, make_members
 from fer_jax.training.parallel import use_every_core
 from fer_jax.training.population import train_population
 from fer_jax.training.run_directory import write_text
+
+#: Members of which each gets a report of its own; of more it would take longer than training them.
+_REPORTED = 40
 
 
 def train_and_compare(
@@ -34,7 +39,8 @@ def train_and_compare(
 ) -> tuple[dict[str, Any], str]:
     """Trains (or goes on with) every fold, seed and value as one population, and evaluates it.
 
-    Writes into `out`: a run directory a member, members.csv (a result a line) and summary.json.
+    Writes into `out`: a run directory a member, members.csv (a result a line), summary.json and
+    report.html. Up to 40 members have a report.html of their own, to which it links.
 
     Args:
       folds, seeds, vary: see `make_members`.
@@ -43,7 +49,8 @@ def train_and_compare(
 
     Returns:
       summary.json's content, and the lines to show: settings, a dict each of setting, runs,
-      failed, and for accuracy, uar and macro_f1 {"mean", "sd", "ci95"} (see `summarise`); and
+      failed, confusion, and for accuracy, uar and macro_f1 {"mean", "sd", "ci95"} (see
+      `summarise`); and
       members, name, run and figures or why it failed.
     """
     members = make_members(experiment, folds=folds, seeds=seeds, vary=vary)
@@ -61,6 +68,8 @@ def train_and_compare(
                 # A table of results holds a row a command: the comment sets members apart.
                 write_text(run / "command.txt", f"{command}  # {one['name']}\n")
             one |= _figures(evaluate(run, opened=opened))
+            if len(members) <= _REPORTED:
+                write_report(run)
             progress(count, len(done))
     if done:
         write_rows(out / "members.csv", [result_row(one["run"]) for one in done])
@@ -76,7 +85,10 @@ def train_and_compare(
         "members": found,
     }
     write_text(out / "summary.json", json.dumps(summary, indent=1) + "\n")
-    return {"out": str(out), **summary}, render(summary) + f"\nruns: {out}"
+    text = render(summary) + f"\nruns: {out}"
+    if done:
+        text += f"\nreport: {write_population_report(out, experiment, summary, command)}"
+    return {"out": str(out), **summary}, text
 
 
 def _figures(found: Mapping[str, Any]) -> dict[str, Any]:
@@ -91,7 +103,7 @@ def summarise(
     The folds of a seed are pooled: every clip is tested once, by the model that did not see it, and
     the figures are of all clips. "mean" is over the seeds' pools, and so are the ends of "ci95",
     which draws the subjects of each; "sd" is over the runs, folds or seeds (with one run there is
-    none).
+    none). "confusion" adds up the pools, rows are the truth.
 
     Args:
       members: of the setting.
@@ -100,6 +112,7 @@ def summarise(
     runs = [found[member.name] for member in members]
     row: dict[str, Any] = {
         "setting": setting,
+        "members": [member.name for member in members],
         "runs": len(runs),
         "failed": [one["name"] for one in runs if "failed" in one],
     }
@@ -110,13 +123,17 @@ def summarise(
     if not pools:
         return row
     tables = [table for pool in pools.values() for table in pool]
-    classes = sorted({word for table in tables for line in table for word in line[:2]})
+    run = next(Path(one["run"]) for one in runs if "failed" not in one)
+    classes = load_metrics(run)["classes"]
     pooled = [[line for table in pool for line in table] for pool in pools.values()]
     whole, single = ([_scores(table, classes) for table in some] for some in (pooled, tables))
     intervals = [
         clustered_intervals(*_columns(table, classes), classes=len(classes)) for table in pooled
     ]
     row["clips"] = len(pooled[0])
+    row["classes"] = classes
+    matrices = [_confusion(table, classes) for table in pooled]
+    row["confusion"] = np.sum(matrices, axis=0).astype(int).tolist()
     for name in FIGURES:
         deviation = np.std([score[name] for score in single], ddof=1) if len(single) > 1 else None
         row[name] = {
@@ -146,9 +163,13 @@ def _columns(table: _Table, classes: Sequence[str]) -> tuple[np.ndarray, np.ndar
     return truth, np.array([place[line[1]] for line in table]), [line[2] for line in table]
 
 
-def _scores(table: _Table, classes: Sequence[str]) -> dict[str, np.ndarray]:
+def _confusion(table: _Table, classes: Sequence[str]) -> np.ndarray:
     truth, predicted, _ = _columns(table, classes)
-    return metrics.scores(metrics.confusion_matrix(truth, predicted, len(classes)))
+    return metrics.confusion_matrix(truth, predicted, len(classes))
+
+
+def _scores(table: _Table, classes: Sequence[str]) -> dict[str, np.ndarray]:
+    return metrics.scores(_confusion(table, classes))
 
 
 def render(summary: Mapping[str, Any]) -> str:

@@ -61,12 +61,14 @@ class Records:
       clips: its clips; in memory where they are small.
       label_space: the classes.
       inputs: what the network reads of a sample.
+      identities: of the clips, for the audit of any number of splits.
     """
 
     corpus: corpus.Corpus
     clips: Sequence[Clip]
     label_space: LabelSpace
     inputs: models.Inputs
+    identities: audit.Identities
 
 
 def read_records(experiment: Experiment) -> Records:
@@ -83,7 +85,7 @@ def read_records(experiment: Experiment) -> Records:
     # Splitting, auditing and sampling each look at every clip: kept, but for images.
     clips = found if data.images else list(found)
     label_space = make_label_space(data.labels, {clip.emotion for clip in clips})
-    return Records(found, clips, label_space, inputs)
+    return Records(found, clips, label_space, inputs, audit.Identities(clips))
 
 
 def load_dataset(experiment: Experiment) -> Dataset:
@@ -142,7 +144,7 @@ def make_dataset(
         "protocol": split.name,
         "split_sha256": split.sha256,
         "data_sha256": records.corpus.data_sha256,
-        "audit": audit.audit(clips, split, seen=_seen(experiment, records)),
+        "audit": audit.audit(records.identities, split, seen=_seen(experiment, records)),
         "label_space": label_space.to_json(),
         "class_counts": dict(zip(label_space.classes, counts.tolist(), strict=True)),
         "samples": {"train": len(train), "validation": len(validation) if validation else 0},

@@ -11,6 +11,11 @@ from fer_jax import config
 from fer_jax.errors import UserError
 
 
+def direction(monitor: str) -> float:
+    """1 where more of the monitored figure is better, -1 where less is."""
+    return -1.0 if monitor.endswith(("/loss", "_error")) else 1.0
+
+
 @dataclass(frozen=True)
 class Monitor:
     """What the monitored figure has done so far.
@@ -28,7 +33,7 @@ class Monitor:
     def update(self, settings: config.Train, epoch: int, value: float) -> Monitor:
         """The monitor after `epoch` gave `value`. `best_epoch == epoch` says it is the best."""
         best, reference = (self.best, self.best_epoch), (self.reference, self.reference_epoch)
-        sign = -1.0 if settings.monitor.endswith(("/loss", "_error")) else 1.0
+        sign = direction(settings.monitor)
         if self.best is None or sign * value > sign * self.best:
             best = (value, epoch)
         gain = settings.early_stop.min_delta

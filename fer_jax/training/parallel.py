@@ -10,10 +10,12 @@ import contextlib
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from fer_jax import config
@@ -104,6 +106,38 @@ def deal(
         ),
         mesh,
     )
+
+
+class Devices(NamedTuple):
+    """The devices that share a batch: those of a mapped axis, or one alone."""
+
+    axis: str | None = None
+    count: int = 1
+
+    @property
+    def place(self) -> jax.Array | int:
+        return 0 if self.axis is None else lax.axis_index(self.axis)
+
+    def total(self, tree: Any) -> Any:
+        return tree if self.axis is None else lax.psum(tree, self.axis)
+
+    def collect(self, share: jax.Array, rows: jax.Array) -> jax.Array:
+        """`whole[rows]` of an array whose rows are dealt to the devices: [N / D, ...] on each.
+
+        Every device looks up what all of them want in its own share; a sum over the devices, of
+        which one at most has anything, brings each its own.
+        """
+        if self.axis is None:
+            return share[rows]
+        wanted = lax.all_gather(rows, self.axis, tiled=True) - self.place * len(share)
+        held = (wanted >= 0) & (wanted < len(share))
+        found = share[jnp.clip(wanted, 0, len(share) - 1)]
+        held = held.reshape(held.shape + (1,) * (found.ndim - held.ndim))
+        found = jnp.where(held, found, jnp.zeros_like(found))
+        return lax.psum_scatter(found, self.axis, scatter_dimension=0, tiled=True)
+
+
+ALONE = Devices()
 
 
 def map_devices(

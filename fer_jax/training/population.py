@@ -47,6 +47,7 @@ from fer_jax.training.progress import first_statistics, first_variables
 from fer_jax.training.resident import make_resident
 from fer_jax.training.run_directory import checkpoints_of, locked
 from fer_jax.training.source import need_resident
+from fer_jax.training.standing import Standing
 from fer_jax.training.state import TrainState, divide, make_keys, make_state
 
 #: Called with epochs done and in all, of all members, and how the field stands.
@@ -108,7 +109,9 @@ class Population:
         on_note: Callable[[str], None],
     ):
         """Reads the data, builds the program and goes on from the last checkpoint, if any."""
-        self._members, self._waiting, self._out = members, list(waiting), out
+        self._waiting, self._out = list(waiting), out
+        over = [member for member in members if member not in waiting]
+        self._standing = Standing(members, [outcome(one, out / one.name) for one in over])
         self._on_note, self._told = on_note, set[str]()
         self._first = first = members[0].experiment
         self._keys = varied(members)
@@ -185,12 +188,13 @@ class Population:
     def train(self, interrupts: Interrupts, on_progress: OnProgress | None) -> None:
         """Until all members are over."""
         lanes = self._lanes
+        tell = on_progress or (lambda *_: None)
         try:
+            tell(*self._standing.tell(lanes.runners))
             while self._fill():
                 if self._round(interrupts):
                     self._judge()
-                    if on_progress is not None:
-                        on_progress(*self._standing())
+                    tell(*self._standing.tell(lanes.runners))
                 if interrupts.signum or self._due():
                     self._save()
                 if interrupts.signum and any(lanes.runners):
@@ -292,7 +296,9 @@ class Population:
                     over[lane] = finished, ""
         lanes.improve(better)
         for lane, (finished, failed) in over.items():
-            finish_run(lanes, lane, finished, failed)
+            done = finish_run(lanes, lane, finished, failed)
+            if (runner := lanes.runners[lane]) is not None:
+                self._standing.ended(runner.member.name, runner.monitor.best, failed=not done)
             lanes.empty(lane)
 
     def _validates(self, runner: Runner) -> bool:
@@ -345,23 +351,6 @@ class Population:
         steps = optim.lengths(experiment.optim, runner.steps, experiment.train.epochs)
         line["lr"] = float(np.asarray(optim.make_schedule(experiment.optim, steps)(runner.step)))
         return line
-
-    def _standing(self) -> tuple[int, int, str]:
-        """Epochs done and in all, and how the field stands."""
-        epochs = self._first.train.epochs
-        running = [runner for runner in self._lanes.runners if runner is not None]
-        reached = {member.name: 0 for member in self._waiting}
-        reached |= {runner.member.name: runner.epoch for runner in running}
-        done = sum(reached.get(member.name, epochs) for member in self._members)
-        marks = "".join(
-            "#"
-            if (epoch := reached.get(member.name)) is None
-            else ".123456789"[10 * epoch // epochs]
-            for member in self._members
-        )
-        best = [r.monitor.best for r in running if r.monitor.best is not None]
-        shown = f", {min(best):.3f} to {max(best):.3f}" if best else ""
-        return done, epochs * len(self._members), f"[{marks}]{shown}"
 
     def _due(self) -> bool:
         return time.monotonic() - self._saved >= self._first.checkpoint.every_seconds

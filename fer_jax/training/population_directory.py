@@ -77,8 +77,9 @@ def begin_run(runner: Runner) -> None:
     protocols.save_split(run / "split.csv", runner.dataset.split)
 
 
-def finish_run(lanes: Lanes, lane: int, finished: str, failed: str = "") -> None:
-    """The member's run directory becomes that of a whole run, or says why there is no model."""
+def finish_run(lanes: Lanes, lane: int, finished: str, failed: str = "") -> bool:
+    """The member's run directory becomes that of a whole run, or says why there is no model (and
+    False is returned)."""
     runner = lanes.runners[lane]
     assert runner is not None
     state = lanes.take(lanes.state, lane)
@@ -89,13 +90,14 @@ def finish_run(lanes: Lanes, lane: int, finished: str, failed: str = "") -> None
     except UserError as error:
         document = {"epochs": runner.epoch, "failed": str(error)}
         write_text(runner.run / "failed.json", json.dumps(document) + "\n")
-        return
+        return False
     counted = tuple(metrics.no_metrics(lanes.classes))
     best = {**lanes.take(lanes.best, lane), "statistics": dict(runner.statistics)}
     meta = make_meta(runner.epoch, runner.monitor, finished, runner.facts)
     saved = checkpoint.Checkpoints(checkpoints_of(runner.run), keep=1)
     saved.save(runner.step, {**fields_of(state), "counted": counted}, best, meta)
     saved.close()
+    return True
 
 
 def save_lanes(lanes: Lanes, done: int, clock: int, checkpoints: checkpoint.Checkpoints) -> None:

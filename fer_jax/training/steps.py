@@ -26,6 +26,7 @@ from fer_jax.training import metrics, parallel
 from fer_jax.training.landmark_loss import landmark_error
 from fer_jax.training.losses import Loss
 from fer_jax.training.metrics import Metrics
+from fer_jax.training.parallel import ALONE, Devices
 from fer_jax.training.state import TrainState, average, divide, merge
 
 #: (state, metrics so far, resident, dealt, key, index, weight, start, stop) -> (state, metrics)
@@ -38,38 +39,6 @@ _AUGMENT, _PARTNER, _SHARE = 1_000_001, 1_000_002, 1_000_003
 
 def _fold(keys: jax.Array, what: int) -> jax.Array:
     return jax.vmap(jax.random.fold_in, (0, None))(keys, what)
-
-
-class Devices(NamedTuple):
-    """The devices that share a batch: those of a mapped axis, or one alone."""
-
-    axis: str | None = None
-    count: int = 1
-
-    @property
-    def place(self) -> jax.Array | int:
-        return 0 if self.axis is None else lax.axis_index(self.axis)
-
-    def total(self, tree: Any) -> Any:
-        return tree if self.axis is None else lax.psum(tree, self.axis)
-
-    def collect(self, share: jax.Array, rows: jax.Array) -> jax.Array:
-        """`whole[rows]` of an array whose rows are dealt to the devices: [N / D, ...] on each.
-
-        Every device looks up what all of them want in its own share; a sum over the devices, of
-        which one at most has anything, brings each its own.
-        """
-        if self.axis is None:
-            return share[rows]
-        wanted = lax.all_gather(rows, self.axis, tiled=True) - self.place * len(share)
-        held = (wanted >= 0) & (wanted < len(share))
-        found = share[jnp.clip(wanted, 0, len(share) - 1)]
-        held = held.reshape(held.shape + (1,) * (found.ndim - held.ndim))
-        found = jnp.where(held, found, jnp.zeros_like(found))
-        return lax.psum_scatter(found, self.axis, scatter_dimension=0, tiled=True)
-
-
-ALONE = Devices()
 
 
 class _Examples(NamedTuple):

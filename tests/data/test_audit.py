@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fer_jax.config import Protocol
-from fer_jax.data.audit import audit, content_hash
+from fer_jax.data.audit import Identities, audit, content_hash
 from fer_jax.data.protocols import make_split
 from fer_jax.records import Clip
 
@@ -75,6 +75,22 @@ def test_actor_folds_of_ravdess_are_clean(ravdess):
         assert report["statistics_outside_train"] == 0
         assert report["near_duplicates"] is None
         assert report["verdict"] == "clean"
+
+
+def test_folds_are_audited_from_one_reading(ravdess):
+    reads = Counter()
+
+    class Counted(list):
+        def __getitem__(self, index):
+            reads[index] += 1
+            return super().__getitem__(index)
+
+    clips = Counted(ravdess)
+    identities = Identities(clips)
+    for fold in range(10):
+        split = make_split(ravdess, Protocol(name="random-kfold", fold=fold))
+        assert audit(identities, split) == audit(ravdess, split)
+    assert set(reads.values()) == {1} and len(reads) == 4904
 
 
 def image(number, pixels=b"", split="train", **fields):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -82,6 +83,35 @@ def test_each_member_is_a_run_like_any_other(crossed: Path, tiny_run, capsys) ->
     assert json.loads(said.out.splitlines()[-1])["members"][0]["name"] == "fold0_seed3_lr-1e-2"
 
 
+def test_the_page_says_what_the_files_say(crossed: Path) -> None:
+    from sklearn.metrics import confusion_matrix
+
+    summary = json.loads((crossed / "summary.json").read_text())
+    page = (crossed / "report.html").read_text()
+    # Self-contained: what it refers to are its own parts and the members' pages, which are there.
+    links = re.findall(r'(?:href|src)="([^"#]+)"', page)
+    assert sorted(links) == sorted(f"{one['name']}/report.html" for one in summary["members"])
+    assert all((crossed / link).is_file() for link in links)
+    text = " ".join(
+        re.sub(r"<style.*?</style>|<svg.*?</svg>|<[^>]+>", " ", page, flags=re.S).split()
+    )
+    for one in summary["settings"]:
+        row = f"{one['setting']} 6 60 {100 * one['accuracy']['mean']:.1f} %"
+        assert row in text
+    for one in summary["members"]:
+        assert f"{one['name']} {one['n']} {100 * one['accuracy']:.1f} %" in text
+    assert "fer-jax crossval" in text and "paper 90.0 %" in text and "Audit: clean" in text
+    # The matrix is that of all folds and seeds of the best setting.
+    best = max(summary["settings"], key=lambda one: one["accuracy"]["mean"])
+    table = [row for name in best["members"] for row in rows(crossed / name / "predictions.csv")]
+    pairs = [row["truth"] for row in table], [row["predicted"] for row in table]
+    expected = confusion_matrix(*pairs, labels=best["classes"])
+    np.testing.assert_array_equal(best["confusion"], expected)
+    for name, counts in zip(best["classes"], expected, strict=True):
+        assert f"{name} {' '.join(map(str, counts))}" in text
+    assert "Learning curves of lr-1e-2, lr-1e-9" in page
+
+
 def test_seeds_without_folds(tiny_run, tmp_path: Path, capsys) -> None:
     table = tmp_path / "results.csv"
     more = ["--seeds", "1,2", "--train.epochs", "1", "--results", str(table)]
@@ -91,6 +121,8 @@ def test_seeds_without_folds(tiny_run, tmp_path: Path, capsys) -> None:
         "setting", "runs", "clips", "accuracy", "95", "%", "interval", "sd", "uar", "macro_f1"
     ]  # fmt: skip
     assert printed[1].split()[:2] == ["tiny", "2"] and any("audit: " in line for line in printed)
+    curves = re.search("Learning curves of (.*?):", (tmp_path / "out" / "report.html").read_text())
+    assert curves is not None and curves[1] == "train, validation"
     kept = [row["command"].partition("  # ") for row in rows(table)]
     assert [name for _, _, name in kept] == ["seed1", "seed2"]
     assert all(command.startswith("fer-jax train ") for command, _, _ in kept)
@@ -104,5 +136,8 @@ def test_mistakes(tiny_run, tmp_path: Path, fails) -> None:
     assert line == "--vary optim.lr has no values, as in --vary optim.lr 1e-3 3e-4"
     line = fails("train", *words(tiny_run, out), "--vary", "model.units", "4", "8")
     assert "--model.units cannot differ within one program" in line
+    line = fails("train", *words(tiny_run, out), "--lanes", "2")
+    assert line == "--lanes 2 is for several runs: add --seeds 0,1 or --vary KEY VALUE VALUE"
+    assert "--lanes -1: give how many" in fails("crossval", *words(tiny_run, out), "--lanes", "-1")
     assert "no data" in fails("crossval", tiny_run.config, *KFOLD, "--out", out)
     assert not out.exists()

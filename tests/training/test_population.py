@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import jax
@@ -86,7 +87,7 @@ def test_a_population_that_was_stopped_goes_on_to_the_bit(runs, folded, tmp_path
     members = make_members(folded, folds=True, seeds=[1, 2])
     train_population(members, tmp_path / "whole", lanes=2)
     reported: list[int] = []
-    for stops in (2, 4, 6):
+    for stops in (3, 6, 9):
 
         def stop(done: int, total: int, standing: str, stops: int = stops) -> None:
             reported.append(done)
@@ -103,6 +104,30 @@ def test_a_population_that_was_stopped_goes_on_to_the_bit(runs, folded, tmp_path
         runs.assert_same(tmp_path / "whole" / member.name, tmp_path / "part" / member.name)
     train_population(members, tmp_path / "part", on_note=notes.append)
     assert not (tmp_path / "part" / "checkpoints").exists()
+
+
+def test_the_field_is_shown(folded, tmp_path: Path) -> None:
+    told: list[tuple[int, int, str]] = []
+    rates = [("optim.lr", ["0.01", "1e30", "1e-30"])]
+    members = make_members(config.override(folded, [("train.monitor", "train/loss")]), vary=rates)
+    found = train_population(
+        members, tmp_path / "all", lanes=2, on_progress=lambda *said: told.append(said)
+    )
+    assert told[0] == (0, 9, "[...]; 3 waiting")
+    # The second fails in its first epoch; the third takes its lane.
+    assert told[1][:2] == (1 + 3, 9) and "[3x.]; 1 running, 1 waiting, 1 failed" in told[1][2]
+    assert "[6x3]; 2 running, 1 failed" in told[2][2]
+    best = found["members"][0]["best"]
+    assert told[-1] == (
+        9, 9, f"[#x#]; 2 finished, 1 failed; best train/loss {best:.3f} (lr-0.01)"
+    )  # fmt: skip
+    # Going on with one, the best of those that are over is known.
+    shutil.rmtree(tmp_path / "all" / "lr-1e-30")
+    del told[:]
+    train_population(members, tmp_path / "all", on_progress=lambda *said: told.append(said))
+    assert told[0] == (
+        6, 9, f"[#x.]; 1 waiting, 1 finished, 1 failed; best train/loss {best:.3f} (lr-0.01)"
+    )  # fmt: skip
 
 
 def test_members_stop_early_and_fail_by_themselves(runs, folded, tmp_path: Path) -> None:

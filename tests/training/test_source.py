@@ -17,9 +17,9 @@ from fer_jax.errors import UserError
 from fer_jax.records import Clip, encode
 from fer_jax.training import loop, parallel, source
 from fer_jax.training.members import make_members
+from fer_jax.training.parallel import Devices
 from fer_jax.training.population import train_population
 from fer_jax.training.resident import Rows
-from fer_jax.training.steps import Devices
 from preprocessing import writer
 
 WORDS = ("happy", "sad", "neutral")

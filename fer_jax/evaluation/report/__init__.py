@@ -29,24 +29,15 @@ def write_report(run: str | Path) -> Path:
     Raises:
       UserError: the run has not been evaluated.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
     run = Path(run)
     metrics = load_metrics(run)
     config = json.loads((run / "config.json").read_text())
     history = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
-    environment = Environment(
-        loader=PackageLoader("fer_jax.evaluation.report", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["percent"] = lambda share: f"{100 * share:.1f} %"
     support = [row["support"] for row in metrics["per_class"].values()]
     coverage = _coverage(Path(config["data"]["dir"]))
     chance = 1.0 / len(metrics["classes"])
-    page = environment.get_template("template.html").render(
+    page = render_page(
+        "template.html",
         metrics=metrics,
         config=config,
         headline=_headline(metrics),
@@ -65,6 +56,21 @@ def write_report(run: str | Path) -> Path:
     path = run / "report.html"
     write_text(path, page)
     return path
+
+
+def render_page(template: str, **values: Any) -> str:
+    """A template of this folder, filled in."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("fer_jax.evaluation.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["percent"] = lambda share: f"{100 * share:.1f} %"
+    return environment.get_template(template).render(**values)
 
 
 def _headline(metrics: dict[str, Any]) -> list[dict[str, Any]]:

@@ -13,6 +13,8 @@ import numpy as np
 
 INK, GRID = "#334155", "#cbd5e1"
 TRAIN, VALIDATION = "#2563eb", "#ea580c"
+#: Of several curves, told apart by people with colour-blindness too (Okabe and Ito).
+COLOURS = (TRAIN, VALIDATION, "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
 
 
 def _figure(width: float, height: float) -> Any:
@@ -47,6 +49,38 @@ def _style(axes: Any) -> None:
     axes.grid(True, color=GRID, linewidth=0.6)
     axes.set_axisbelow(True)
     axes.set_facecolor("none")
+
+
+def bands(curves: Mapping[str, Sequence[Mapping[str, Any]]], chance: float) -> str:
+    """Loss and accuracy by epoch: of each group the mean over its runs, and their range.
+
+    Args:
+      curves: by the group's name, points {epoch, loss, accuracy} of all its runs.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    figure = _figure(9.0, 3.4)
+    panels = figure.subplots(1, 2)
+    for axes, name in zip(panels, ("loss", "accuracy"), strict=True):
+        for colour, (group, points) in zip(COLOURS, curves.items(), strict=False):
+            by_epoch: dict[int, list[float]] = {}
+            for point in points:
+                by_epoch.setdefault(point["epoch"], []).append(point[name])
+            epochs = sorted(by_epoch)
+            values = [by_epoch[epoch] for epoch in epochs]
+            low, high = [min(some) for some in values], [max(some) for some in values]
+            axes.fill_between(epochs, low, high, color=colour, alpha=0.18, linewidth=0)
+            marker = "o" if len(epochs) < 3 else None
+            axes.plot(epochs, [np.mean(some) for some in values], color=colour, marker=marker,
+                      label=group)  # fmt: skip
+        if name == "accuracy":
+            axes.axhline(chance, color=INK, linewidth=0.9, linestyle="--", label="chance")
+        axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_title(name)
+        _style(axes)
+    panels[1].legend(fontsize=9, framealpha=0.9, edgecolor="none")
+    return _svg(figure, "bands", f"Learning curves of {', '.join(curves)}: mean and range of runs")
 
 
 def learning_curves(
