@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from fer_jax.errors import UserError
+from fer_jax.example import Payload
 from fer_jax.records import (
     FILE_TEMPLATE,
     SCHEMA_VERSION,
     SPLIT,
-    frame_record,
+    framed,
     shard_name,
     tfds_features,
 )
@@ -93,7 +94,7 @@ def write_json(path: Path, document: Any) -> None:
     write_file(path, text.encode() + b"\n")
 
 
-def write_shard(path: Path, records: Iterable[bytes]) -> ShardInfo:
+def write_shard(path: Path, records: Iterable[bytes | Payload]) -> ShardInfo:
     """Write records to a TFRecord file, all or nothing, on disk on return.
 
     Args:
@@ -107,11 +108,11 @@ def write_shard(path: Path, records: Iterable[bytes]) -> ShardInfo:
     count = size = 0
     with _atomic(path) as file:
         for payload in records:
-            framed = frame_record(payload)
-            file.write(framed)
-            digest.update(framed)
+            for piece in framed(payload):
+                file.write(piece)
+                digest.update(piece)
+                size += len(piece)
             count += 1
-            size += len(framed)
     return ShardInfo(count, size, digest.hexdigest())
 
 
