@@ -34,7 +34,7 @@ from preprocessing.coverage import (
 from preprocessing.executors import Engine, WorkerDied, available_cores, make_engine
 from preprocessing.extract import Recipe
 from preprocessing.plan import Plan
-from preprocessing.worker import ShardJob, build_shard, manifest_path, read_progress
+from preprocessing.worker import Fault, ShardJob, build_shard, manifest_path, read_progress
 from preprocessing.workspace import BUILD, QUARANTINE, check_places, lock
 from preprocessing.writer import remove_unfinished, write_dataset_info, write_file, write_json
 
@@ -270,11 +270,11 @@ class _Build:
         self._on_progress(done, self._clips, lost)
 
 
-def _fault(job: ShardJob, died: WorkerDied) -> tuple[str, str]:
+def _fault(job: ShardJob, died: WorkerDied) -> Fault:
     if died.signal == signal.SIGALRM:
-        return "timeout", f"no new frame for {job.stall_timeout_s:g} s"
+        return Fault("timeout", f"no new frame for {job.stall_timeout_s:g} s")
     reason = f"its worker died twice ({died})"
-    return "crash", f"{reason}: out of memory?" if died.signal == signal.SIGKILL else reason
+    return Fault("crash", f"{reason}: out of memory?" if died.signal == signal.SIGKILL else reason)
 
 
 def _coverage(manifests: Mapping[str, dict]) -> Counter[Row]:

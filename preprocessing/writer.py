@@ -28,6 +28,7 @@ __all__ = [
     "ShardInfo",
     "remove_unfinished",
     "shard_name",
+    "told_when_full",
     "write_dataset_info",
     "write_file",
     "write_json",
@@ -47,23 +48,32 @@ class ShardInfo:
 
 
 @contextmanager
+def told_when_full(path: Path) -> Iterator[None]:
+    """Turns the error of a full disk into a `UserError` about `path`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise UserError(
+            f"no space left to write {path}; free some and repeat the command: "
+            "finished shards are kept"
+        ) from error
+
+
+@contextmanager
 def _atomic(path: Path) -> Iterator[BinaryIO]:
     """A file that gets its name when it is complete and on disk, or never."""
     # Not tempfile.mkstemp: it makes files that only their owner may read.
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{_TEMPORARY}")
     try:
-        with open(temporary, "xb") as file:
+        with told_when_full(path), open(temporary, "xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException as error:
+    except BaseException:
         temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise UserError(
-                f"no space left to write {path}; free some and repeat the command: "
-                "finished shards are kept"
-            ) from error
         raise
     directory = os.open(path.parent, os.O_RDONLY)
     try:
