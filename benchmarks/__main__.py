@@ -23,6 +23,7 @@ QUESTIONS: dict[str, tuple[tuple[str, ...] | None, tuple[str, ...] | None]] = {
     "lstm_step": ((), None),
     "record_reading": ((), None),
     "preprocess_faces": ((), None),
+    "preprocess_video": ((), None),
 }
 
 
