@@ -40,7 +40,7 @@ class Spool:
         self._layout = np.dtype([*fields, *((name, "<u4", ()) for name in self._images)])
         self._folder = Path(folder or tempfile.gettempdir())
         # Open as long as something refers to it: the images of the clip may.
-        self._file = tempfile.SpooledTemporaryFile(HELD_BYTES, dir=self._folder)  # noqa: SIM115
+        self._file = tempfile.SpooledTemporaryFile(HELD_BYTES, dir=str(self._folder))  # noqa: SIM115
         self._end = 0
 
     def __del__(self) -> None:
