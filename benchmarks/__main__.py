@@ -27,6 +27,7 @@ QUESTIONS: dict[str, tuple[tuple[str, ...] | None, tuple[str, ...] | None]] = {
     "paper1_grid": (None, ()),
     "record_reading": ((), None),
     "preprocess_faces": ((), None),
+    "preprocess_video": ((), None),
 }
 
 

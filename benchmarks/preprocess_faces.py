@@ -19,20 +19,18 @@ from __future__ import annotations
 
 import argparse
 import csv
-import functools
 import gzip
-import json
-import os
-import platform
 import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from benchmarks import race
 from fer_jax.records import Clip
 from preprocessing.crops import eye_centres
 from preprocessing.extract import FULL_SEARCH_EVERY, Extractor, NoFaceError, Recipe
@@ -85,19 +83,33 @@ def load_images(source: Path | None, count: int) -> list[np.ndarray]:
     return list(islice(_csv_images(source), count))
 
 
+def make_landmarker(pose: bool, faces: int = 1) -> Any:
+    """MediaPipe's own landmarker, without and with the pose that we store too."""
+    _, vision, base = import_mediapipe()
+    options = vision.FaceLandmarkerOptions(
+        base_options=base.BaseOptions(model_asset_path=str(landmarker_path())),
+        num_faces=faces,
+        output_face_blendshapes=True,
+        output_facial_transformation_matrixes=pose,
+    )
+    return vision.FaceLandmarker.create_from_options(options)
+
+
+def scores(landmarker: Any, image: np.ndarray) -> list[float]:
+    """The 52 scores of the first face, by MediaPipe alone; none without a face."""
+    mediapipe, _, _ = import_mediapipe()
+    picture = mediapipe.Image(image_format=mediapipe.ImageFormat.SRGB, data=image)
+    faces = landmarker.detect(picture).face_blendshapes
+    return [shape.score for shape in faces[0]] if faces else []
+
+
 def bare_loop(images: list[np.ndarray]) -> dict[str, float]:
     """Extractor against MediaPipe's own loop, without and with the pose that we store too."""
-    mediapipe, vision, base = import_mediapipe()
-
-    def landmarker(pose: bool):
-        options = vision.FaceLandmarkerOptions(
-            base_options=base.BaseOptions(model_asset_path=str(landmarker_path())),
-            output_face_blendshapes=True,
-            output_facial_transformation_matrixes=pose,
-        )
-        return vision.FaceLandmarker.create_from_options(options)
-
-    with Extractor(RECIPE) as extractor, landmarker(False) as plain, landmarker(True) as posed:
+    with (
+        Extractor(RECIPE) as extractor,
+        make_landmarker(False) as plain,
+        make_landmarker(True) as posed,
+    ):
 
         def ours(image: np.ndarray) -> bool:
             try:
@@ -106,15 +118,10 @@ def bare_loop(images: list[np.ndarray]) -> dict[str, float]:
                 return False
             return True
 
-        def bare(landmarker, image: np.ndarray) -> bool:
-            picture = mediapipe.Image(image_format=mediapipe.ImageFormat.SRGB, data=image)
-            faces = landmarker.detect(picture).face_blendshapes
-            return bool(faces and [shape.score for shape in faces[0]])
-
         runs: dict[str, Callable[[np.ndarray], bool]] = {
             "ours": ours,
-            "bare": functools.partial(bare, plain),
-            "posed": functools.partial(bare, posed),
+            "bare": lambda image: bool(scores(plain, image)),
+            "posed": lambda image: bool(scores(posed, image)),
         }
         for run in runs.values():
             run(images[0])
@@ -197,17 +204,10 @@ def full_search(frames: Iterator[Frame]) -> dict[str, float]:
     return result
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--images", type=int, default=1000, help="how many images")
-    parser.add_argument(
-        "--source", type=Path, help="FER2013 csv or folder of images (default: ../shared's)"
-    )
-    parser.add_argument("--video", type=Path, help="a video with a face (default: synthetic)")
-    parser.add_argument("--frames", type=int, default=150, help="most frames of the video")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-    arguments = parser.parse_args()
-    source = arguments.source or (FER2013 if FER2013.is_dir() else None)
+def measure(arguments: argparse.Namespace) -> dict[str, Any]:
+    source = Path(arguments.source) if arguments.source else None
+    if source is None and FER2013.is_dir():
+        source = FER2013
     images = load_images(source, arguments.images)
     if not images:
         sys.exit(f"{source}: no images")
@@ -215,17 +215,18 @@ def main() -> None:
         frames = islice(read_frames(arguments.video), arguments.frames)
     else:
         frames = moving_portrait(arguments.frames)
-    result = {
-        "question": "preprocess_faces",
-        "hardware": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
-        **bare_loop(images),
-        **full_search(frames),
-    }
-    if arguments.json:
-        print(json.dumps(result))
-    else:
-        print("\n".join(f"{key:32} {value}" for key, value in result.items()))
+    return {**bare_loop(images), **full_search(frames)}
 
 
 if __name__ == "__main__":
-    main()
+    race.main(
+        "preprocess_faces",
+        __doc__,
+        measure,
+        {
+            "images": (1000, "how many images"),
+            "source": ("", "FER2013 csv or folder of images, else ../shared's or the portrait"),
+            "video": ("", "a video with a face, else a moving portrait"),
+            "frames": (150, "most frames of the video"),
+        },
+    )

@@ -1,21 +1,20 @@
-"""How fast are records read, both checksums verified, beside tf.data?
+"""How fast are records read, both checksums verified, beside tf.data and Grain?
 
     python -m benchmarks.record_reading --json
 
 Two files: clips of 76 frames with every stream and crops (0.8 MB a clip), and single images with
 blendshapes and a crop (2 KB). Read means: payloads as bytes in Python. Decoded means: every field
-as an array, crops still encoded. tf.data runs with several buffer sizes, mapping in sequence and
-in parallel, and its fastest setting counts. Files lie in the page cache. Peers take turns;
-`ratio_*` is the peer's median time over ours: above 1, we are faster. `ratio_tfdata` is the lowest
-of the four.
+as an array, crops still encoded. tf.data verifies the checksums too; it runs with several buffer
+sizes, mapping in sequence and in parallel, and its fastest setting counts. Grain verifies none, and
+decodes nothing: its records are decoded by what decodes ours, so that only the reading differs.
+Files lie in the page cache. Peers take turns; `ratio_*` is the peer's median time over ours: above
+1, we are faster. `ratio_tfdata` and `ratio_grain` are the lowest of their four.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import platform
 import statistics
 import tempfile
 import time
@@ -25,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks import race
 from fer_jax import records
 from fer_jax.data.tfrecord import Shard
 from preprocessing import writer
@@ -73,9 +73,10 @@ def tensorflow_parser(clip: records.Clip) -> Callable[[Any], Any]:
     return parse
 
 
-def measure(rounds: int) -> dict[str, float]:
+def read_times(rounds: int) -> dict[str, float]:
     """Microseconds a record, by file, work and reader: the median of the fastest setting."""
     import tensorflow as tf
+    from grain.experimental import TFRecordIterDataset
 
     def drain(items: Any) -> None:
         for _ in items:
@@ -91,6 +92,10 @@ def measure(rounds: int) -> dict[str, float]:
                 ("read_ours", 0): lambda p=path: drain(Shard(p)),
                 ("decode_ours", 0): lambda p=path: drain(map(records.decode, Shard(p))),
             }
+            grain = TFRecordIterDataset(str(path))
+            works["read_grain", 0] = lambda d=grain: drain(d)
+            decoded = grain.map(records.decode)
+            works["decode_grain", 0] = lambda d=decoded: drain(d)
             for i, buffer in enumerate(BUFFERS):
                 data = tf.data.TFRecordDataset(str(path), buffer_size=buffer)
                 sequential = data.map(parse)
@@ -110,31 +115,23 @@ def measure(rounds: int) -> dict[str, float]:
     return fastest
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-    args = parser.parse_args()
+def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    times = measure(args.rounds)
-    ratios = {
-        f"ratio_tfdata_{file}_{work}": times[f"{file}_{work}_tfdata"] / times[f"{file}_{work}_ours"]
-        for file in FILES
-        for work in ("read", "decode")
-    }
-    result = {
-        "question": "record_reading",
-        "hardware": f"{platform.machine()}, {os.cpu_count()} cores",
-        "ratio_tfdata": round(min(ratios.values()), 2),
-        **{name: round(ratio, 2) for name, ratio in ratios.items()},
-        "microseconds_a_record": {name: round(value, 1) for name, value in times.items()},
-    }
-    if args.json:
-        print(json.dumps(result))
-    else:
-        for name, value in result.items():
-            print(f"{name}: {value}")
+    times = read_times(arguments.rounds)
+    answer: dict[str, Any] = {}
+    for peer in ("tfdata", "grain"):
+        ratios = {
+            f"ratio_{peer}_{file}_{work}": round(
+                times[f"{file}_{work}_{peer}"] / times[f"{file}_{work}_ours"], 2
+            )
+            for file in FILES
+            for work in ("read", "decode")
+        }
+        answer |= {f"ratio_{peer}": min(ratios.values()), **ratios}
+    answer["microseconds_a_record"] = {name: round(value, 1) for name, value in times.items()}
+    answer["records_per_s"] = {name: round(1e6 / value) for name, value in times.items()}
+    return answer
 
 
 if __name__ == "__main__":
-    main()
+    race.main("record_reading", __doc__, measure, {"rounds": (7, "turns of each peer")})

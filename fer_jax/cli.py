@@ -85,7 +85,12 @@ def make_parser() -> argparse.ArgumentParser:
         default="landmarks",
         help="comma-separated: landmarks (dlib), blendshapes (MediaPipe), crops, frontal",
     )
-    p.add_argument("--workers", type=int, help="processes (default: one a core)")
+    p.add_argument(
+        "--workers",
+        type=int,
+        help="processes (default: one for each core and 600 MB of free memory, as far as a "
+        "container's limits go)",
+    )
     p.add_argument("--engine", default="local", help="local or ray")
     p.add_argument("--crop-size", type=int, help="side of a crop, pixels")
     p.add_argument("--crop-color", help="rgb or gray")

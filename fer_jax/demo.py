@@ -38,14 +38,14 @@ def demo(out: Path, *, workers: int | None = None, seed: int = 0) -> tuple[dict[
     from fer_jax.data.protocols import make_split
     from fer_jax.deploy.predict import predict_files
     from fer_jax.evaluation.pipeline import train_and_report
+    from fer_jax.machine import default_workers
     from fer_jax.progress import Progress
-    from preprocessing.build import make_recipe, preprocess
-    from preprocessing.executors import available_cores
+    from preprocessing.build import BYTES_PER_WORKER, make_recipe, preprocess
     from preprocessing.model_files import LANDMARKER, check_models
     from preprocessing.synthesize import synthesize
 
     start = time.monotonic()
-    workers = workers or available_cores()
+    workers = workers or default_workers(BYTES_PER_WORKER)
     raw, records, run = out / "raw", out / "records", out / "run"
     with Progress("generate", "videos") as progress:
         synthesize(raw, subjects=SUBJECTS, seed=seed, workers=workers, on_progress=progress)

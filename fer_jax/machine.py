@@ -1,35 +1,83 @@
-"""What this machine has to give."""
+"""What this process may use of the machine: cores and memory, a container's limits counted.
+
+In a container the machine's own numbers show, not the container's. Those are in its control groups:
+https://docs.kernel.org/admin-guide/cgroup-v2.html, and for version 1
+https://docs.kernel.org/admin-guide/cgroup-v1/memory.html and
+https://docs.kernel.org/scheduler/sched-bwc.html.
+"""
 
 from __future__ import annotations
 
+import math
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
-#: Where Linux says what a container may use, by version of its control groups.
-_GROUPS = (
-    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-    (
-        "/sys/fs/cgroup/memory/memory.limit_in_bytes",
-        "/sys/fs/cgroup/memory/memory.usage_in_bytes",
-    ),
-)
+ROOT = Path("/")
 
 
-def available_cores() -> int:
-    """Cores that this process may use."""
-    # macOS does not say which.
-    return len(getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))(0))
+def available_cores(root: Path = ROOT) -> int:
+    """Cores that this process may use; a share of a core counts as one."""
+    cores = float(os.cpu_count() or 1)
+    if hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))
+    for group in _groups(root, "cpu"):
+        quota = _words(group / "cpu.max")
+        if not quota:
+            quota = _words(group / "cpu.cfs_quota_us") + _words(group / "cpu.cfs_period_us")
+        # "max" or -1: no limit.
+        if len(quota) == 2 and quota[0].isdigit():
+            cores = min(cores, int(quota[0]) / int(quota[1]))
+    return max(1, math.ceil(cores))
 
 
-def available_memory() -> int:
-    """Bytes that may still be taken, within a container's limit; all there are where nobody says
-    how many are free."""
-    found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
-    meminfo = Path("/proc/meminfo")
+def available_memory(root: Path = ROOT) -> int:
+    """Bytes that this process and its children may still take; all that are built in where nobody
+    says how many are free."""
+    free = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")] if root == ROOT else []
+    meminfo = root / "proc/meminfo"
     if meminfo.is_file():
-        values = dict(line.split(":") for line in meminfo.read_text().splitlines())
-        found.append(int(values["MemAvailable"].split()[0]) * 1024)
-    for limit, used in _GROUPS:
-        if Path(limit).is_file() and (most := Path(limit).read_text().strip()) != "max":
-            found.append(int(most) - int(Path(used).read_text()))
-    return max(0, min(found))
+        table = dict(line.split(":") for line in meminfo.read_text().splitlines())
+        free.append(int(table["MemAvailable"].split()[0]) * 1024)
+    for group in _groups(root, "memory"):
+        for most, now, cached in (
+            ("memory.max", "memory.current", "inactive_file"),
+            ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+        ):
+            limit, used = _words(group / most), _words(group / now)
+            if limit and used and limit[0].isdigit():
+                # Files that nobody reads any more give way.
+                stat = _words(group / "memory.stat")
+                table = dict(zip(stat[::2], stat[1::2], strict=True))
+                free.append(int(limit[0]) - int(used[0]) + int(table.get(cached, 0)))
+    return max(0, min(free))
+
+
+def default_workers(bytes_per_worker: int, root: Path = ROOT) -> int:
+    """Every core that may be used, as long as there is memory for a worker on each."""
+    return max(1, min(available_cores(root), available_memory(root) // bytes_per_worker))
+
+
+def _groups(root: Path, controller: str) -> Iterator[Path]:
+    """This process's control groups, innermost first: a limit of each holds."""
+    table = root / "proc/self/cgroup"
+    if not table.is_file():
+        return
+    for line in table.read_text().splitlines():
+        _, names, path = line.split(":", 2)
+        base = root / "sys/fs/cgroup"
+        if names:
+            if controller not in names.split(","):
+                continue
+            base /= controller
+        # In a container the path may be the host's; then the base alone is there.
+        inner = base / path.strip("/")
+        yield from (group for group in (inner, *inner.parents) if group.is_relative_to(base))
+
+
+def _words(path: Path) -> list[str]:
+    """The words of a file; none where it is absent."""
+    try:
+        return path.read_text().split()
+    except OSError:
+        return []

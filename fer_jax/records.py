@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import dataclasses
 import struct
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from fer_jax.errors import UserError
+from fer_jax.example import Feature, Payload, example_class, serialize
 
 #: Raise it when the meaning of a field changes; readers refuse what they do not know.
 SCHEMA_VERSION = 1
@@ -121,8 +122,8 @@ class Clip:
     pose: np.ndarray | None = None
     votes: np.ndarray | None = None
     crop_matrix: np.ndarray | None = None
-    crops: tuple[bytes | None, ...] | None = None
-    frontal: tuple[bytes | None, ...] | None = None
+    crops: Sequence[bytes | None] | None = None
+    frontal: Sequence[bytes | None] | None = None
     extracted: np.ndarray | None = None
 
     @property
@@ -155,84 +156,53 @@ def masked_crc32c(data: bytes) -> int:
     """TFRecord's checksum: CRC-32C, rotated and offset so that a CRC of CRCs stays sound."""
     import google_crc32c
 
-    crc = google_crc32c.value(data)
+    return _masked(google_crc32c.value(data))
+
+
+def _masked(crc: int) -> int:
     return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
 
 
+def framed(payload: bytes | Payload) -> Iterator[bytes]:
+    """One TFRecord, in pieces: length, its CRC, payload, its CRC (8 + 4 + n + 4 bytes)."""
+    import google_crc32c
+
+    if isinstance(payload, bytes):
+        size, pieces = len(payload), iter([payload])
+    else:
+        size, pieces = payload.size, payload.pieces
+    length = struct.pack("<Q", size)
+    yield length + struct.pack("<I", masked_crc32c(length))
+    crc = 0
+    for piece in pieces:
+        crc = google_crc32c.extend(crc, piece)
+        yield piece
+    yield struct.pack("<I", _masked(crc))
+
+
 def frame_record(payload: bytes) -> bytes:
-    """One TFRecord: length, its CRC, payload, its CRC (8 + 4 + n + 4 bytes)."""
-    length = struct.pack("<Q", len(payload))
-    return b"".join(
-        (
-            length,
-            struct.pack("<I", masked_crc32c(length)),
-            payload,
-            struct.pack("<I", masked_crc32c(payload)),
-        )
-    )
-
-
-@cache
-def example_class() -> Any:
-    """The message class of `tf.train.Example`.
-
-    The same as tensorflow/core/example/example.proto, declared here because importing the class
-    from TensorFlow or TFDS takes seconds and drags in OpenCV. A descriptor pool of its own keeps
-    it apart from theirs when they are loaded too.
-    """
-    from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
-
-    kind = descriptor_pb2.FieldDescriptorProto
-    file = descriptor_pb2.FileDescriptorProto(
-        name="fer_jax/example.proto", package="tensorflow", syntax="proto3"
-    )
-
-    def add(message: Any, name: str, type_: int | str, *, many: bool = False) -> Any:
-        field = message.field.add(name=name, number=len(message.field) + 1)
-        field.label = kind.LABEL_REPEATED if many else kind.LABEL_OPTIONAL
-        if isinstance(type_, str):
-            field.type, field.type_name = kind.TYPE_MESSAGE, f".tensorflow.{type_}"
-        else:
-            field.type = type_
-        return field
-
-    message = file.message_type.add
-    add(message(name="BytesList"), "value", kind.TYPE_BYTES, many=True)
-    add(message(name="FloatList"), "value", kind.TYPE_FLOAT, many=True)
-    add(message(name="Int64List"), "value", kind.TYPE_INT64, many=True)
-    feature = message(name="Feature", oneof_decl=[{"name": "kind"}])
-    add(feature, "bytes_list", "BytesList").oneof_index = 0
-    add(feature, "float_list", "FloatList").oneof_index = 0
-    add(feature, "int64_list", "Int64List").oneof_index = 0
-    features = message(name="Features")
-    entry = features.nested_type.add(name="FeatureEntry", options={"map_entry": True})
-    add(entry, "key", kind.TYPE_STRING)
-    add(entry, "value", "Feature")
-    add(features, "feature", "Features.FeatureEntry", many=True)
-    add(message(name="Example"), "features", "Features")
-    pool = descriptor_pool.DescriptorPool()
-    pool.Add(file)
-    return message_factory.GetMessageClass(pool.FindMessageTypeByName("tensorflow.Example"))
+    """`framed` in one."""
+    return b"".join(framed(payload))
 
 
 def encode(clip: Clip) -> bytes:
-    """A clip as the bytes of a `tf.train.Example`, equal for equal clips.
+    """A clip as the bytes of a `tf.train.Example`, equal for equal clips. See `payload`."""
+    return b"".join(payload(clip).pieces)
+
+
+def payload(clip: Clip) -> Payload:
+    """What `encode` gives, piece by piece.
 
     Raises:
-      ValueError: a tensor's shape does not fit the schema or the clip's T.
+      ValueError: a tensor's shape does not fit the schema or the clip's T, or the clip is larger
+        than a record can be.
     """
-    example = example_class()()
-    feature = example.features.feature
-    feature["schema_version"].int64_list.value.append(SCHEMA_VERSION)
+    features: dict[str, Feature] = {"schema_version": SCHEMA_VERSION}
     for name in _TEXT:
         # File names need not be UTF-8; "surrogateescape" keeps their bytes.
-        feature[name].bytes_list.value.append(getattr(clip, name).encode("utf-8", _ESCAPE))
+        features[name] = [getattr(clip, name).encode("utf-8", _ESCAPE)]
     for name, dtype in _SCALARS.items():
-        value = getattr(clip, name)
-        if dtype.kind == "f":
-            feature[name].float_list.value.append(value)
-        else:
-            feature[name].int64_list.value.append(value)
+        features[name] = (float if dtype.kind == "f" else int)(getattr(clip, name))
     for name, (shape, dtype) in TENSORS.items():
         value = getattr(clip, name)
         if value is None:
@@ -240,16 +210,25 @@ def encode(clip: Clip) -> bytes:
         want = tuple(clip.frames if n is None else n for n in shape)
         if np.shape(value) != want:
             raise ValueError(f"{clip.clip_id}: {name} is {np.shape(value)}, schema says {want}")
-        data = np.ascontiguousarray(value, dtype).tobytes()
-        feature[name].bytes_list.value.append(data)
+        features[name] = np.ascontiguousarray(value, dtype)
     for name in IMAGES:
         images = getattr(clip, name)
         if images is None:
             continue
         if [image is not None for image in images] != [bool(f) for f in clip.face_found]:
             raise ValueError(f"{clip.clip_id}: {name} and face_found disagree")
-        feature[name].bytes_list.value.extend(i for i in images if i is not None)
-    return example.SerializeToString(deterministic=True)
+        features[name] = _Present(images)
+    return serialize(features)
+
+
+@dataclass(frozen=True)
+class _Present:
+    """The images that are there. Those of a long clip are read from a file each time."""
+
+    images: Sequence[bytes | None]
+
+    def __iter__(self) -> Iterator[bytes]:
+        return (image for image in self.images if image is not None)
 
 
 def decode(payload: bytes, streams: Collection[str] | None = None) -> Clip:

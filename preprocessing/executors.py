@@ -20,6 +20,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any, Protocol
 
 from fer_jax.errors import UserError
+from fer_jax.machine import available_cores
 
 ENGINES = ("local", "ray")
 
@@ -79,13 +80,6 @@ def make_engine(
     if name == "ray":
         return RayEngine(function, workers)
     raise UserError(f"unknown engine {name!r}; known are {', '.join(ENGINES)}")
-
-
-def available_cores() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 @dataclass

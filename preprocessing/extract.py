@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 
 import numpy as np
 
 from fer_jax.errors import UserError
 from fer_jax.records import IMAGES, Clip
+from fer_jax.records import OUTPUTS as OUTPUT_OF
 from preprocessing.crops import (
     aligned_crop,
     crop_matrix,
@@ -22,6 +24,7 @@ from preprocessing.crops import (
 from preprocessing.faces_dlib import DlibFaces
 from preprocessing.faces_mediapipe import MediaPipeFaces
 from preprocessing.frontalize import SYMMETRIES, Frontalizer
+from preprocessing.spool import Spool
 from preprocessing.track import Face, Tracker, match
 from preprocessing.video import Frame, VideoError
 
@@ -109,6 +112,11 @@ class Recipe:
         return (aligns or "frontal" in self.outputs) and not self.uses_mediapipe
 
     @property
+    def streams(self) -> tuple[str, ...]:
+        """The optional streams of the records."""
+        return tuple(name for name, output in OUTPUT_OF.items() if output in self.outputs)
+
+    @property
     def image_shapes(self) -> dict[str, tuple[int, int, int]]:
         """Shape (H, W, C) of the decoded images of each stream of images."""
         assert self.frontal_size is not None, "set from crop_size"
@@ -163,7 +171,7 @@ class Extractor:
         if self._mediapipe is not None:
             self._mediapipe.close()
 
-    def extract(self, clip: Clip, frames: Iterable[Frame]) -> Clip:
+    def extract(self, clip: Clip, frames: Iterable[Frame], folder: Path | None = None) -> Clip:
         """The clip with its frames' times and streams filled in.
 
         Every frame of the source is kept. A frame without the subject's face is NaN in every
@@ -173,12 +181,17 @@ class Extractor:
         Args:
           clip: identity and labels; T = 0.
           frames: in order, read once; none is kept.
+          folder: where a long clip's images wait; None for the system's place for temporary files.
+
+        Returns:
+          The clip. Its images may lie in a file, which goes when the clip does.
 
         Raises:
           NoFaceError: no face in any frame.
           VideoError: no frames, or frames of different sizes.
+          UserError: the disk is full.
         """
-        tracker = Tracker()
+        tracker, spool = Tracker(), Spool(self.recipe.streams, folder)
         index: list[int] = []
         times: list[float] = []
         hints: list[np.ndarray] = []
@@ -193,19 +206,25 @@ class Extractor:
             times.append(frame.time_ms)
             faces, hints = self._faces(image, () if t % FULL_SEARCH_EVERY == 0 else hints)
             self._picture(image, faces)
-            tracker.add(t, faces)
+            tracker.add(t, [spool.put(face) for face in faces])
         if not index:
             raise VideoError("no frames")
         subject = tracker.subject()
         if not subject:
             raise NoFaceError(f"no face found in {len(index)} frame(s)")
+        found = np.zeros(len(index), bool)
+        found[list(subject)] = True
+        box = np.full((len(index), 4), np.nan, np.float32)
+        box[found] = [face.box for face in subject.values()]
         return clip.replace(
             **_timing(times),
             width=shape[1],
             height=shape[0],
             frame_index=np.array(index, np.int32),
             time_ms=np.array(times, np.float32),
-            **self._streams(subject, len(index)),
+            face_found=found,
+            box=box,
+            **spool.streams(subject, len(index)),
         )
 
     def _faces(
@@ -250,36 +269,6 @@ class Extractor:
             for face in faces:
                 points = _points(face.landmarks478, face.landmarks68)
                 face.frontal = encode_crop(self._frontalizer.frontalize(image, points), *how)
-
-    def _streams(self, subject: dict[int, Face], frames: int) -> dict:
-        found = np.zeros(frames, bool)
-        found[list(subject)] = True
-
-        def stream(name: str, *shape: int) -> np.ndarray:
-            values = np.full((frames, *shape), np.nan, np.float32)
-            for t, face in subject.items():
-                value = getattr(face, name)
-                if value is not None:
-                    values[t] = value
-            return values
-
-        streams: dict = {"face_found": found, "box": stream("box", 4)}
-        if "landmarks" in self.recipe.outputs:
-            streams["landmarks68"] = stream("landmarks68", 68, 2)
-        if "blendshapes" in self.recipe.outputs:
-            streams["landmarks478"] = stream("landmarks478", 478, 3)
-            streams["blendshapes"] = stream("blendshapes", 52)
-            streams["pose"] = stream("pose", 4, 4)
-        if "crops" in self.recipe.outputs:
-            streams["crop_matrix"] = stream("crop_matrix", 2, 3)
-            streams["crops"] = tuple(
-                subject[t].crop if t in subject else None for t in range(frames)
-            )
-        if "frontal" in self.recipe.outputs:
-            streams["frontal"] = tuple(
-                subject[t].frontal if t in subject else None for t in range(frames)
-            )
-        return streams
 
 
 def _points(first: np.ndarray | None, second: np.ndarray | None) -> np.ndarray:

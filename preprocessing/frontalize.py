@@ -215,7 +215,8 @@ class Frontalizer:
         seen = cv2.transform(self._points, camera.matrix)
         places = seen[..., :2] / seen[..., 2:]
         limits = np.array(image.shape[1::-1], np.float32) - 0.5
-        good = self._face & (places > -0.5).all(-1) & (places < limits).all(-1)
+        inside = (places > -0.5) & (places < limits)
+        good = self._face & inside[..., 0] & inside[..., 1]
         factor = camera.scale / self._scale
         frontal = _sample(image, places, good, int(factor))
         if self._soft:

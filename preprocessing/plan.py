@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fer_jax.errors import UserError
-from fer_jax.records import OUTPUTS, SCHEMA_VERSION, Clip, shard_name
+from fer_jax.records import SCHEMA_VERSION, Clip, shard_name
 from preprocessing import corpora
 from preprocessing.augment import make_copies
 from preprocessing.corpora.tree import is_image
@@ -117,8 +117,8 @@ class Plan:
     @property
     def streams(self) -> tuple[str, ...]:
         """The optional streams of the records."""
-        streams = [name for name, output in OUTPUTS.items() if output in self.recipe.outputs]
-        return (*streams, "votes") if self.clips[0].votes is not None else tuple(streams)
+        streams = self.recipe.streams
+        return (*streams, "votes") if self.clips[0].votes is not None else streams
 
     def claim(self, out: Path) -> None:
         """Mark `out` as this build's, or check that it is.

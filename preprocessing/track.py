@@ -30,6 +30,7 @@ class Face:
       score: how sure the detectors are; 0 is the edge of being a face, 1 a sure face for each.
       crop_matrix: f64[2, 3], source pixels to the pixels of the crop.
       crop, frontal: encoded images.
+      place: in the `preprocessing.spool` that holds the other fields.
     """
 
     box: np.ndarray
@@ -41,6 +42,7 @@ class Face:
     crop_matrix: np.ndarray | None = None
     crop: bytes | None = None
     frontal: bytes | None = None
+    place: int = 0
 
     @property
     def prominence(self) -> float:

@@ -17,15 +17,24 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 from fer_jax.errors import UserError
-from fer_jax.records import Clip, encode
+from fer_jax.example import Payload
+from fer_jax.records import Clip, payload
 from preprocessing import corpora
 from preprocessing.augment import augment_frames
 from preprocessing.coverage import Quarantined, Row
 from preprocessing.extract import Extractor, NoFaceError, Recipe
 from preprocessing.video import Frame, VideoError
 from preprocessing.writer import write_json, write_shard
+
+
+class Fault(NamedTuple):
+    """Why a clip has no record: a kind of `preprocessing.coverage.KINDS`, and in words."""
+
+    kind: str
+    reason: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +49,7 @@ class ShardJob:
       build_sha256: of everything that determines the records; kept in the manifest.
       stall_timeout_s: a clip that shows no new frame for so long ends the process.
       progress: file that holds how far the shard is.
-      excluded: clip_id -> (kind, reason) of clips that killed a worker before.
+      excluded: clip_id -> the fault of a clip that killed a worker before.
     """
 
     corpus: str
@@ -51,7 +60,7 @@ class ShardJob:
     build_sha256: str
     stall_timeout_s: float
     progress: Path
-    excluded: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    excluded: Mapping[str, Fault] = field(default_factory=dict)
 
 
 def manifest_path(shard: Path) -> Path:
@@ -71,22 +80,20 @@ def build_shard(job: ShardJob) -> dict:
     quarantined: list[Quarantined] = []
     progress = os.open(job.progress, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
 
-    def records() -> Iterator[bytes]:
+    def records() -> Iterator[Payload]:
         for position, clip in enumerate(job.clips):
             _report(progress, position, len(quarantined))
-            result = job.excluded.get(clip.clip_id) or _extract(
-                extractor, frames_of, clip, job.stall_timeout_s
-            )
-            if isinstance(result, Clip):
-                rows[Row.of(clip, "written")] += 1
-                rows[Row.of(clip, "frames")] += result.frames
-                rows[Row.of(clip, "frames_with_face")] += int(result.face_found.sum())
-                yield encode(result)
+            result = job.excluded.get(clip.clip_id) or _extract(extractor, frames_of, clip, job)
+            if isinstance(result, Fault):
+                rows[Row.of(clip, result.kind)] += 1
+                size = corpora.source_size(job.corpus, job.raw, clip)
+                quarantined.append(Quarantined(clip.clip_id, clip.source, *result, size))
                 continue
-            kind, reason = result
-            rows[Row.of(clip, kind)] += 1
-            size = corpora.source_size(job.corpus, job.raw, clip)
-            quarantined.append(Quarantined(clip.clip_id, clip.source, kind, reason, size))
+            found, record = result
+            rows[Row.of(clip, "written")] += 1
+            rows[Row.of(clip, "frames")] += found.frames
+            rows[Row.of(clip, "frames_with_face")] += int(found.face_found.sum())
+            yield record
         _report(progress, len(job.clips), len(quarantined))
 
     try:
@@ -141,26 +148,29 @@ def _extract(
     extractor: Extractor,
     frames_of: Callable[[Clip], Iterator[Frame]],
     clip: Clip,
-    stall_timeout_s: float,
-) -> Clip | tuple[str, str]:
-    """The clip with its streams, or why there are none: (kind, reason)."""
+    job: ShardJob,
+) -> tuple[Clip, Payload] | Fault:
+    """The clip with its streams and its record, or why there is none."""
     try:
-        with closing(_watched(frames_of, clip, stall_timeout_s)) as frames:
+        with closing(_watched(frames_of, clip, job.stall_timeout_s)) as frames:
             augmentation = clip.augmentation
-            return extractor.extract(
-                clip, augment_frames(frames, augmentation) if augmentation else frames
+            found = extractor.extract(
+                clip,
+                augment_frames(frames, augmentation) if augmentation else frames,
+                job.progress.parent,
             )
+        return found, payload(found)
     except UserError:
         raise
     except NoFaceError as error:
-        return "no_face", str(error)
+        return Fault("no_face", str(error))
     except (VideoError, OSError) as error:
-        return "unreadable", " ".join(str(error).split())
+        return Fault("unreadable", " ".join(str(error).split()))
     except Exception as error:
         # One odd file in ten thousand must not end the run: it is listed with where it failed.
         place = traceback.extract_tb(error.__traceback__)[-1]
         reason = f"{type(error).__name__}: {error} ({Path(place.filename).name}:{place.lineno})"
-        return "error", " ".join(reason.split())
+        return Fault("error", " ".join(reason.split()))
 
 
 def _watched(

@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from fer_jax.errors import UserError
+from fer_jax.example import Payload
 from fer_jax.records import (
     FILE_TEMPLATE,
     SCHEMA_VERSION,
     SPLIT,
-    frame_record,
+    framed,
     shard_name,
     tfds_features,
 )
@@ -27,6 +28,7 @@ __all__ = [
     "ShardInfo",
     "remove_unfinished",
     "shard_name",
+    "told_when_full",
     "write_dataset_info",
     "write_file",
     "write_json",
@@ -46,23 +48,32 @@ class ShardInfo:
 
 
 @contextmanager
+def told_when_full(path: Path) -> Iterator[None]:
+    """Turns the error of a full disk into a `UserError` about `path`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise UserError(
+            f"no space left to write {path}; free some and repeat the command: "
+            "finished shards are kept"
+        ) from error
+
+
+@contextmanager
 def _atomic(path: Path) -> Iterator[BinaryIO]:
     """A file that gets its name when it is complete and on disk, or never."""
     # Not tempfile.mkstemp: it makes files that only their owner may read.
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{_TEMPORARY}")
     try:
-        with open(temporary, "xb") as file:
+        with told_when_full(path), open(temporary, "xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException as error:
+    except BaseException:
         temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise UserError(
-                f"no space left to write {path}; free some and repeat the command: "
-                "finished shards are kept"
-            ) from error
         raise
     directory = os.open(path.parent, os.O_RDONLY)
     try:
@@ -93,7 +104,7 @@ def write_json(path: Path, document: Any) -> None:
     write_file(path, text.encode() + b"\n")
 
 
-def write_shard(path: Path, records: Iterable[bytes]) -> ShardInfo:
+def write_shard(path: Path, records: Iterable[bytes | Payload]) -> ShardInfo:
     """Write records to a TFRecord file, all or nothing, on disk on return.
 
     Args:
@@ -107,11 +118,11 @@ def write_shard(path: Path, records: Iterable[bytes]) -> ShardInfo:
     count = size = 0
     with _atomic(path) as file:
         for payload in records:
-            framed = frame_record(payload)
-            file.write(framed)
-            digest.update(framed)
+            for piece in framed(payload):
+                file.write(piece)
+                digest.update(piece)
+                size += len(piece)
             count += 1
-            size += len(framed)
     return ShardInfo(count, size, digest.hexdigest())
 
 

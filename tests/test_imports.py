@@ -14,8 +14,10 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("fer_jax", "preprocessing", "configs", "launch")
 
-CORE = ("fer_jax", "fer_jax.labels", "fer_jax.records", "fer_jax.config", "fer_jax.errors",
-        "fer_jax.machine")  # fmt: skip
+CORE = (
+    "fer_jax", "fer_jax.labels", "fer_jax.records", "fer_jax.example", "fer_jax.config",
+    "fer_jax.errors", "fer_jax.machine",
+)  # fmt: skip
 LEARNING = (*CORE, "fer_jax.data", "fer_jax.models", "fer_jax.training", "fer_jax.progress")
 EVERYTHING = (
     *LEARNING, "fer_jax.evaluation", "fer_jax.deploy", "fer_jax.demo", "fer_jax.doctor",
@@ -27,6 +29,7 @@ RULES: dict[str, tuple[str, ...]] = {
     "fer_jax": ("fer_jax.errors", "fer_jax.deploy"),
     "fer_jax.labels": CORE,
     "fer_jax.records": CORE,
+    "fer_jax.example": CORE,
     "fer_jax.config": CORE,
     "fer_jax.errors": CORE,
     "fer_jax.machine": (),
@@ -41,7 +44,8 @@ RULES: dict[str, tuple[str, ...]] = {
     "fer_jax.demo": EVERYTHING,
     "fer_jax.doctor": EVERYTHING,
     "preprocessing": (
-        "fer_jax", "fer_jax.labels", "fer_jax.records", "fer_jax.errors", "fer_jax.machine",
+        "fer_jax", "fer_jax.labels", "fer_jax.records", "fer_jax.example", "fer_jax.errors",
+        "fer_jax.machine",
         "preprocessing",
     ),
     "configs": ("fer_jax", "fer_jax.config", "configs"),
@@ -61,6 +65,7 @@ BANNED: dict[str, set[str]] = {
     "fer_jax": JAX | VISION,
     "fer_jax.labels": JAX | VISION,
     "fer_jax.records": JAX | VISION,
+    "fer_jax.example": JAX | VISION,
     "fer_jax.config": JAX | VISION,
     "fer_jax.errors": JAX | VISION,
     "fer_jax.machine": JAX | VISION,

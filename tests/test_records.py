@@ -65,6 +65,34 @@ def test_decode_of_some_streams(clip, streams):
     assert_same(decode(encode(clip), tuple(streams)), clip.replace(**dropped))
 
 
+@settings(deadline=None, max_examples=30)
+@given(clips())
+def test_the_bytes_are_those_of_protocol_buffers(clip):
+    example = records.example_class().FromString(encode(clip))
+    assert example.SerializeToString(deterministic=True) == encode(clip)
+
+
+def test_a_payload_in_pieces(monkeypatch):
+    """Small pieces, the right size, and no message larger than Protocol Buffers read."""
+    T = 4000
+    rng = np.random.default_rng(0)
+    clip = two_frames(
+        frame_index=np.arange(T, dtype="i4"), time_ms=np.zeros(T, "f4"), box=np.zeros((T, 4), "f4"),
+        face_found=np.ones(T, bool), landmarks68=rng.random((T, 68, 2), "f4"),
+        crops=tuple(rng.bytes(1000) for _ in range(T)),
+    )  # fmt: skip
+    payload = records.payload(clip)
+    pieces = list(payload.pieces)
+    assert sum(map(len, pieces)) == payload.size > 6_000_000
+    assert max(map(len, pieces)) < 600_000
+    assert_same(decode(b"".join(pieces)), clip)
+    framed = b"".join(records.framed(records.payload(clip)))
+    assert framed == records.frame_record(b"".join(pieces))
+    monkeypatch.setattr("fer_jax.example.LARGEST", payload.size - 1)
+    with pytest.raises(ValueError, match=r"0\.0 GiB of frames do not fit into one record"):
+        records.payload(clip)
+
+
 def test_scanned_clip_has_no_frames():
     clip = decode(encode(Clip(clip_id="a/b", corpus="a", source="b.mp4")))
     assert clip.frames == 0 and clip.box.shape == (0, 4) and clip.streams == ()

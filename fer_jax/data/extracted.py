@@ -16,7 +16,7 @@ import numpy as np
 
 from fer_jax.data.tfrecord import REMEDY, Shard
 from fer_jax.errors import UserError
-from fer_jax.records import example_class
+from fer_jax.example import example_class
 
 #: What says that the features are complete, and of what.
 FACTS = "extracted.json"

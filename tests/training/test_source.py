@@ -159,18 +159,6 @@ def test_a_population_shares_what_is_resident(experiment, tmp_path: Path) -> Non
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_container_limits_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = machine.available_memory()
-    assert before > 0
-    (tmp_path / "max").write_text("3000000\n")
-    (tmp_path / "current").write_text("1000000\n")
-    groups = ((str(tmp_path / "max"), str(tmp_path / "current")),)
-    monkeypatch.setattr(machine, "_GROUPS", groups)
-    assert machine.available_memory() == 2_000_000
-    (tmp_path / "max").write_text("max\n")
-    assert machine.available_memory() > 2_000_000
-
-
 def test_speed_is_said(experiment, tmp_path: Path) -> None:
     notes: list[str] = []
     shown: list[str] = []
