@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
@@ -143,6 +143,7 @@ def _content(value: Feature) -> Iterator[bytes]:
             yield _head(1, len(item)) + item
 
 
+@lru_cache(maxsize=4096)
 def _head(field: int, length: int) -> bytes:
     """What goes before the bytes of a field of known length."""
     return _varint(field << 3 | 2) + _varint(length)

@@ -280,8 +280,10 @@ def _sample(image: np.ndarray, places: np.ndarray, good: np.ndarray, factor: int
     if factor > 1:
         shown = places[good]
         # Bicubic looks two reduced pixels around.
-        left, top = np.maximum(np.floor(shown.min(0)).astype(int) - 3 * factor, 0)
-        right, bottom = np.ceil(shown.max(0)).astype(int) + 3 * factor
+        # By column: NumPy reduces a long axis beside a short one ten times slower.
+        low, high = np.array([[column.min(), column.max()] for column in shown.T]).T
+        left, top = np.maximum(np.floor(low).astype(int) - 3 * factor, 0)
+        right, bottom = np.ceil(high).astype(int) + 3 * factor
         part = image[top:bottom, left:right]
         height, width = part.shape[:2]
         size = max(1, width // factor), max(1, height // factor)
