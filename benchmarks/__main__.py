@@ -18,9 +18,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-#: The questions, and what each is told on a CPU and on a GPU; None where it does not run.
+#: The questions, "module" or "module:variant", and what each is told on a CPU and on a GPU; None
+#: where it does not run.
 QUESTIONS: dict[str, tuple[tuple[str, ...] | None, tuple[str, ...] | None]] = {
-    "lstm_step": ((), None),
+    "lstm_step": ((), ("--gpu", "1")),
+    "lstm_step:paper5": (("--shape", "paper5"), ("--shape", "paper5", "--gpu", "1")),
+    "lstm_step:bfloat16": (None, ("--precision", "bfloat16", "--gpu", "1")),
     "record_reading": ((), None),
     "preprocess_faces": ((), None),
 }
@@ -34,11 +37,12 @@ def ask(question: str, gpu: bool) -> dict[str, Any]:
     """
     told = QUESTIONS[question][gpu] or ()
     environment = os.environ if gpu else {**os.environ, "JAX_PLATFORMS": "cpu"}
-    command = [sys.executable, "-m", f"benchmarks.{question}", "--json", *told]
+    module = question.partition(":")[0]
+    command = [sys.executable, "-m", f"benchmarks.{module}", "--json", *told]
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True)
     if done.returncode:
         sys.exit(f"{question} failed (exit code {done.returncode})")
-    return json.loads(done.stdout.splitlines()[-1])
+    return json.loads(done.stdout.splitlines()[-1]) | {"question": question}
 
 
 def table(answers: Sequence[Mapping[str, Any]]) -> str:

@@ -54,7 +54,7 @@ class RecurrentNetwork(nnx.Module):
             features = 1
         self.settings = settings
         kind: Any = LSTM if settings.name == "lstm" else GRU
-        how = {"implementation": settings.implementation} if kind is LSTM else {}
+        how: Any = {"implementation": settings.implementation} if kind is LSTM else {}
         if settings.implementation == "cudnn":
             obstacle = cudnn_lstm.obstacle(settings.activation)
             if kind is GRU:

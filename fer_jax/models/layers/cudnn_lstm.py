@@ -8,6 +8,7 @@ here. The functions here turn our arrays into what it reads, and back.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -21,7 +22,7 @@ Kept = tuple[jax.Array, jax.Array]
 
 def available() -> bool:
     """Whether JAX has an NVIDIA GPU here and the plugin that calls cuDNN."""
-    plugin: Any = rnn.gpu_rnn
+    plugin = getattr(rnn, "gpu_rnn", None)
     # The plugin first: asking for devices starts JAX's backends.
     if not hasattr(plugin, "compute_rnn_workspace_reserve_space_sizes"):
         return False
@@ -73,7 +74,9 @@ def _finish(y, h_last, c_last, h, c, mask):  # type: ignore[no-untyped-def]
     return jnp.swapaxes(y, 0, 1), h_last, c_last
 
 
-def _static(x: jax.Array, recurrent_kernel: jax.Array) -> tuple[Any, ...]:
+def _static(
+    x: jax.Array, recurrent_kernel: jax.Array
+) -> tuple[int, int, int, float, bool, lax.Precision]:
     """The arguments of jax.experimental.rnn that are no arrays."""
     exact = jax.config.jax_default_matmul_precision in ("highest", "float32")  # type: ignore[attr-defined]
     precision = lax.Precision.HIGHEST if exact else lax.Precision.HIGH
@@ -116,9 +119,9 @@ def backward(
     *arrays, mask = arguments
     x, h, c = arrays[0], arrays[4], arrays[5]
     y, reserve = kept
-    _, unfinish = jax.vjp(lambda *z: _finish(*z, mask), y, h[None], c[None], h, c)
+    _, unfinish = jax.vjp(partial(_finish, mask=mask), y, h[None], c[None], h, c)
     *dmade, dh, dc = unfinish(cotangents)
-    given, unprepare = jax.vjp(lambda *z: _prepare(*z, mask), *arrays)
+    given, unprepare = jax.vjp(partial(_prepare, mask=mask), *arrays)
     residuals = (*given, _lengths(x, mask), y, reserve)
     *dgiven, _ = rnn.lstm_bwd(*_static(x, arrays[2]), residuals, tuple(dmade))
     *dweights, dh_first, dc_first = unprepare(tuple(dgiven))

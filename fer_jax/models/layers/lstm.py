@@ -168,8 +168,10 @@ def _backward_scan(name, dtype, arrays, h, kept, cotangents):
 
 def _forward_cudnn(dtype, *arrays):
     """As `_forward_scan`."""
-    *weights, initial, mask = arrays
-    (h, *last), kept = cudnn_lstm.forward(*weights, *initial, mask)
+    x, kernel, recurrent_kernel, bias, initial, mask = arrays
+    h, c = initial
+    results, kept = cudnn_lstm.forward(x, kernel, recurrent_kernel, bias, h, c, mask)
+    h, *last = results
     return (h.astype(dtype), State(*last)), kept
 
 
@@ -237,7 +239,8 @@ def _zeros(shapes: Any) -> Any:
 
 def _lstm_backward(name, dtype, cudnn, residuals, cotangents):
     if not cudnn:
-        return (*_backward_scan(name, dtype, *residuals, cotangents), None)
+        arrays, h, kept = residuals
+        return (*_backward_scan(name, dtype, arrays, h, kept, cotangents), None)
 
     def scan(arrays, h, kept, cotangents):
         return _backward_scan(name, dtype, arrays, h, kept[0], cotangents)
