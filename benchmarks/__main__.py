@@ -21,7 +21,9 @@ from typing import Any
 #: The questions, "module" or "module:variant", and what each is told on a CPU and on a GPU; None
 #: where it does not run.
 QUESTIONS: dict[str, tuple[tuple[str, ...] | None, tuple[str, ...] | None]] = {
-    "lstm_step": ((), None),
+    "lstm_step": ((), ("--gpu", "1")),
+    "lstm_step:paper5": (("--shape", "paper5"), ("--shape", "paper5", "--gpu", "1")),
+    "lstm_step:bfloat16": (None, ("--precision", "bfloat16", "--gpu", "1")),
     "population:paper1": (("--shape", "paper1"), ("--shape", "paper1", "--gpu", "1")),
     "population:paper5": (("--shape", "paper5"), ("--shape", "paper5", "--gpu", "1")),
     "paper1_grid": (None, ()),

@@ -1,46 +1,82 @@
-"""How fast is a train step of paper 1's LSTM beside PyTorch's and Flax's?
+"""How fast is a train step of paper 1's or 5's LSTM beside PyTorch's, Flax's and Keras's?
 
     python -m benchmarks.lstm_step --json
+    python -m benchmarks.lstm_step --shape paper5 --json
+    python -m benchmarks.lstm_step --gpu 1 --precision bfloat16 --json
 
-Every peer does the same work: two LSTM layers (128, 256 units) on f32[64, 76, 259], dropout 0.5
-after each, softmax cross-entropy over 6 classes, backward, Adam with L2 weight decay. PyTorch uses
-a thread a core. Ours has a CPU device a core and shares the batch among them, as training maps a
-step over devices; `ours_one_device` leaves the cores to XLA's thread pool. Flax's runs on one
-device, where it is faster than on several.
+Every peer does the same work: LSTM layers with dropout after each, softmax cross-entropy, backward,
+Adam with weight decay.
+
+* paper1: layers of 128 and 256 units on f32[64, 76, 259], 6 classes, dropout 0.5.
+* paper5: 52, 16, 48 and 44 units with SELU on f32[128, 52, 1], 3 classes, dropout 0.2. PyTorch's
+  nn.LSTM has tanh alone, which is less work, and runs that.
+
+On a CPU PyTorch uses a thread a core. Ours has a CPU device a core and shares the batch among them,
+as training maps a step over devices; `ours_one_device` leaves the cores to XLA's thread pool.
+Flax's and Keras's run on one device, where they are faster than on several.
+
+On a GPU `ours` chooses by itself, `ours_scan` and `ours_cudnn` are told; PyTorch is its cuDNN, with
+TF32 as ours, or under autocast to bfloat16. Every step is waited for.
+
+The operations are counted in the program that JAX traces, scans with all their steps. The bytes are
+the least that must move: what the forward pass keeps for the backward one, and the parameters,
+their gradient and Adam's moments, written once and read once.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 from benchmarks import race
 
-BATCH, STEPS, FEATURES, CLASSES, UNITS = 64, 76, 259, 6, (128, 256)
-LEARNING_RATE, WEIGHT_DECAY, DROPOUT = 1e-3, 5e-5, 0.5
+LEARNING_RATE, WEIGHT_DECAY = 1e-3, 5e-5
 
 
-def _data() -> tuple[Any, Any]:
+@dataclass(frozen=True)
+class Shape:
+    batch: int
+    steps: int
+    features: int
+    classes: int
+    units: tuple[int, ...]
+    dropout: float
+    activation: str = "tanh"
+
+
+SHAPES = {
+    "paper1": Shape(64, 76, 259, 6, (128, 256), 0.5),
+    "paper5": Shape(128, 52, 1, 3, (52, 16, 48, 44), 0.2, "selu"),
+}
+
+
+def _data(shape: Shape) -> tuple[Any, Any]:
     import numpy as np
 
     rng = np.random.default_rng(0)
-    x = rng.standard_normal((BATCH, STEPS, FEATURES), np.float32)
-    return x, rng.integers(0, CLASSES, BATCH)
+    x = rng.standard_normal((shape.batch, shape.steps, shape.features), np.float32)
+    return x, rng.integers(0, shape.classes, shape.batch)
 
 
-def _jax_step(make: Callable[..., tuple[Any, Any]], devices: int) -> race.Step:
-    """A train step, data-parallel over so many CPU devices, with optax's Adam.
+def _jax_step(
+    make: Callable[[], tuple[Any, Any, Callable[..., Any]]], shape: Shape, devices: int
+) -> race.Step:
+    """A train step, data-parallel over so many devices, with optax's Adam.
 
-    `make()` gives (parameters, loss(parameters, x, labels, key)); the state's memory is donated.
+    `make()` gives (parameters, loss(parameters, x, labels, key), facts(step, its arguments)); the
+    state's memory is donated.
     """
     import jax
     import optax
     from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
     jax.config.update("jax_num_cpu_devices", devices)
-    params, loss = make()
+    params, loss, facts = make()
     optimizer = optax.chain(optax.add_decayed_weights(WEIGHT_DECAY), optax.adam(LEARNING_RATE))
     mesh = jax.make_mesh((devices,), ("data",), axis_types=(AxisType.Auto,))
     whole, shared = PartitionSpec(), PartitionSpec("data")
@@ -58,108 +94,194 @@ def _jax_step(make: Callable[..., tuple[Any, Any]], devices: int) -> race.Step:
     )
     step = jax.jit(mapped, donate_argnums=0)
     state = jax.device_put((params, optimizer.init(params)), NamedSharding(mesh, whole))
-    x, labels = jax.device_put(_data(), NamedSharding(mesh, shared))
+    x, labels = jax.device_put(_data(shape), NamedSharding(mesh, shared))
+    known = facts(mapped, (state, x, labels, 0))
 
     def run(index: int) -> None:
         nonlocal state
         state = jax.block_until_ready(step(state, x, labels, index))
 
-    return run, {}
+    return run, known
 
 
-def ours() -> tuple[Any, Any]:
+def ours(
+    shape: Shape, devices: int, precision: str = "float32", implementation: Any = "auto"
+) -> race.Step:
     """fer_jax's network."""
     import jax
     import optax
 
     from fer_jax import config, models
+    from fer_jax.models.cost import cost, count_flops
 
-    settings = config.LSTM(units=UNITS, dropout=DROPOUT)
-    model = models.build(settings, models.Inputs(frames=STEPS, features=FEATURES), CLASSES)
+    by_features = shape.features == 1
+    settings = config.LSTM(
+        units=shape.units,
+        dropout=shape.dropout,
+        activation=shape.activation,  # type: ignore[arg-type]
+        steps="features" if by_features else "frames",
+        implementation=implementation,
+    )
+    frames, features = (1, shape.steps) if by_features else (shape.steps, shape.features)
+    inputs = models.Inputs(frames=frames, features=features)
 
-    def loss(params, x, labels, key):
+    def loss(model, params, x, labels, key):
+        x = x.reshape(-1, frames, features)
         batch = {"features": x, "frame_mask": jax.numpy.ones(x.shape[:2], bool)}
         variables = {"params": params, "stats": {}}
         outputs, _ = model.apply(variables, batch, train=True, key=key)
         return optax.softmax_cross_entropy_with_integer_labels(outputs.logits, labels).mean()
 
-    return model.init(jax.random.key(0))["params"], loss
+    def make() -> tuple[Any, Any, Callable[..., Any]]:
+        model = models.build(settings, inputs, shape.classes, precision=precision)
+
+        def facts(step: Any, arguments: Any) -> dict[str, Any]:
+            kept = cost(model, inputs)
+            moved = kept.activation_bytes_per_clip * shape.batch / devices + kept.parameter_bytes
+            flops = count_flops(jax.make_jaxpr(step)(*arguments).jaxpr) / devices
+            return race.roof(flops, 2 * moved, precision)
+
+        return model.init(jax.random.key(0))["params"], partial(loss, model), facts
+
+    return _jax_step(make, shape, devices)
 
 
-def flax_rnn() -> tuple[Any, Any]:
+def flax_rnn(shape: Shape) -> race.Step:
     """nnx.RNN over nnx.OptimizedLSTMCell."""
     import jax
     import optax
     from flax import nnx
 
+    widths = (shape.features, *shape.units)
+    activation = getattr(jax.nn, shape.activation)
+
     class Network(nnx.Module):
         def __init__(self, rngs: nnx.Rngs) -> None:
-            first = nnx.OptimizedLSTMCell(FEATURES, UNITS[0], rngs=rngs)
-            second = nnx.OptimizedLSTMCell(UNITS[0], UNITS[1], rngs=rngs)
-            self.first, self.second = nnx.RNN(first, rngs=rngs), nnx.RNN(second, rngs=rngs)
-            self.classifier = nnx.Linear(UNITS[1], CLASSES, rngs=rngs)
+            cells = [
+                nnx.OptimizedLSTMCell(*pair, activation_fn=activation, rngs=rngs)
+                for pair in pairwise(widths)
+            ]
+            self.layers = nnx.List(nnx.RNN(cell, rngs=rngs) for cell in cells)
+            self.classifier = nnx.Linear(widths[-1], shape.classes, rngs=rngs)
 
         def __call__(self, x: jax.Array, key: jax.Array) -> jax.Array:
-            drop = nnx.Dropout(DROPOUT, deterministic=False)
-            first, second = nnx.Rngs(jax.random.fold_in(key, 0)), nnx.Rngs(key)
-            x = drop(self.first(x), rngs=first)
-            return self.classifier(drop(jax.numpy.asarray(self.second(x))[:, -1], rngs=second))
+            drop = nnx.Dropout(shape.dropout, deterministic=False)
+            for index, layer in enumerate(self.layers):
+                x = jax.numpy.asarray(layer(x))
+                if index + 1 == len(self.layers):
+                    x = x[:, -1]
+                x = drop(x, rngs=nnx.Rngs(jax.random.fold_in(key, index)))
+            return self.classifier(x)
 
-    graph, params, rest = nnx.split(Network(nnx.Rngs(0)), nnx.Param, ...)
+    def make() -> tuple[Any, Any, Callable[..., Any]]:
+        graph, params, rest = nnx.split(Network(nnx.Rngs(0)), nnx.Param, ...)
 
-    def loss(params, x, labels, key):
-        logits = nnx.merge(graph, params, rest, copy=True)(x, key)
-        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+        def loss(params, x, labels, key):
+            logits = nnx.merge(graph, params, rest, copy=True)(x, key)
+            return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
-    return params, loss
+        return params, loss, lambda *_: {}
+
+    return _jax_step(make, shape, 1)
 
 
-def pytorch() -> race.Step:
+def keras(shape: Shape) -> race.Step:
+    """keras.layers.LSTM on JAX, by train_on_batch, which compiles the step."""
+    os.environ["KERAS_BACKEND"] = "jax"
+    import keras
+
+    layers: list[Any] = [keras.Input((shape.steps, shape.features))]
+    for index, units in enumerate(shape.units):
+        sequence = index + 1 < len(shape.units)
+        layers.append(
+            keras.layers.LSTM(units, activation=shape.activation, return_sequences=sequence)
+        )
+        layers.append(keras.layers.Dropout(shape.dropout))
+    model = keras.Sequential([*layers, keras.layers.Dense(shape.classes)])
+    model.compile(
+        optimizer=keras.optimizers.Adam(LEARNING_RATE, weight_decay=WEIGHT_DECAY),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+    )
+    x, labels = _data(shape)
+
+    def run(index: int) -> None:
+        del index
+        model.train_on_batch(x, labels)  # gives the loss as a number, so it waits
+
+    return run, {}
+
+
+def pytorch(shape: Shape, gpu: bool = False, precision: str = "float32") -> race.Step:
     """torch.nn.LSTM."""
     import torch
     from torch import nn
 
     torch.set_num_threads(race.CORES)
+    torch.set_float32_matmul_precision("high")
+    widths = (shape.features, *shape.units)
 
     class Network(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.first = nn.LSTM(FEATURES, UNITS[0], batch_first=True)
-            self.second = nn.LSTM(UNITS[0], UNITS[1], batch_first=True)
-            self.dropout = nn.Dropout(DROPOUT)
-            self.classifier = nn.Linear(UNITS[1], CLASSES)
+            self.layers = nn.ModuleList(
+                nn.LSTM(*pair, batch_first=True) for pair in pairwise(widths)
+            )
+            self.dropout = nn.Dropout(shape.dropout)
+            self.classifier = nn.Linear(widths[-1], shape.classes)
 
         def forward(self, x):
-            x = self.dropout(self.first(x)[0])
-            last = self.second(x)[1][0][0]
-            return self.classifier(self.dropout(last))
+            for index, layer in enumerate(self.layers):
+                x, (last, _) = layer(x)
+                x = self.dropout(x if index + 1 < len(self.layers) else last[0])
+            return self.classifier(x)
 
-    x, labels = (torch.from_numpy(array) for array in _data())
-    network, loss = Network(), nn.CrossEntropyLoss()
+    device = torch.device("cuda" if gpu else "cpu")
+    x, labels = (torch.from_numpy(array).to(device) for array in _data(shape))
+    network, loss = Network().to(device), nn.CrossEntropyLoss()
     optimizer = torch.optim.Adam(network.parameters(), LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+    low = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
 
     def run(index: int) -> None:
         del index
         optimizer.zero_grad(set_to_none=True)
-        loss(network(x), labels).backward()
+        with low:
+            value = loss(network(x), labels)
+        value.backward()
         optimizer.step()
+        if gpu:
+            torch.cuda.synchronize()
 
     return run, {}
 
 
-PEERS: dict[str, race.Make] = {
-    "ours": partial(_jax_step, ours, race.CORES),
-    "pytorch": pytorch,
-    "flax_rnn": partial(_jax_step, flax_rnn, 1),
-    "ours_one_device": partial(_jax_step, ours, 1),
-}
-
-
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """Median and least step of every peer in ms, and the ratios."""
-    return race.compare(*race.race(PEERS, arguments.turns, arguments.steps))
+    shape, precision = SHAPES[arguments.shape], arguments.precision
+    peers: dict[str, race.Make]
+    if arguments.gpu:
+        # The peers share the GPU's memory.
+        os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
+        peers = {"ours": partial(ours, shape, 1, precision)}
+        for implementation in ("scan", "cudnn") if shape.activation == "tanh" else ("scan",):
+            peers[f"ours_{implementation}"] = partial(ours, shape, 1, precision, implementation)
+        peers["pytorch"] = partial(pytorch, shape, True, precision)
+    else:
+        peers = {
+            "ours": partial(ours, shape, race.CORES, precision),
+            "pytorch": partial(pytorch, shape, False, precision),
+            "flax_rnn": partial(flax_rnn, shape),
+            "keras": partial(keras, shape),
+            "ours_one_device": partial(ours, shape, 1, precision),
+        }
+    return race.compare(*race.race(peers, arguments.turns, arguments.steps))
 
 
 if __name__ == "__main__":
-    options = {"turns": (15, "turns of every peer"), "steps": (8, "steps a turn")}
+    options = {
+        "turns": (15, "turns of every peer"),
+        "steps": (8, "steps a turn"),
+        "shape": ("paper1", " or ".join(SHAPES)),
+        "gpu": (0, "1 races on a GPU"),
+        "precision": ("float32", "or bfloat16, of ours and PyTorch's"),
+    }
     race.main("lstm_step", __doc__, measure, options)

@@ -90,12 +90,19 @@ def compare(
 
 
 def roofline(compiled: Any, precision: str = "float32") -> dict[str, Any]:
+    """`roof` of JAX's compiled step, which counts its operations and bytes for one device. A loop
+    counts once: give a single step, and where it holds a scan count yourself."""
+    counted = compiled.cost_analysis()
+    return roof(counted.get("flops", 0.0), counted.get("bytes accessed", 0.0), precision)
+
+
+def roof(flops: float, moved: float, precision: str = "float32") -> dict[str, Any]:
     """What a step must do, and the least time in which these devices could.
 
     Args:
-      compiled: JAX's compiled step, which counts its operations and bytes for one device. A loop
-        counts once: give a single step, and see to scans yourself.
-      precision: of its products.
+      flops: of one device.
+      moved: bytes of one device.
+      precision: of the products.
 
     Returns:
       device; gflop and mib of one device's step; roof_ms, the longer of both at the device's peak,
@@ -105,8 +112,7 @@ def roofline(compiled: Any, precision: str = "float32") -> dict[str, Any]:
 
     from fer_jax.training.peaks import peak
 
-    device, counted = jax.devices()[0], compiled.cost_analysis()
-    flops, moved = counted.get("flops", 0.0), counted.get("bytes accessed", 0.0)
+    device = jax.devices()[0]
     found = {
         "device": device.device_kind,
         "gflop": round(flops / 1e9, 3),

@@ -32,6 +32,8 @@ class LSTM:
     """L2 penalty on the input weights."""
     mask_padding: bool = False
     """Skip padded steps instead of reading zeros (paper 1 reads zeros)."""
+    implementation: Literal["auto", "scan", "cudnn"] = "auto"
+    """What runs the recurrence: "auto" takes cuDNN on NVIDIA GPUs, where it has such a layer."""
 
 
 @validated(frozen=True, kw_only=True, config=STRICT)

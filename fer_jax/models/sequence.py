@@ -13,6 +13,7 @@ from flax import nnx
 from fer_jax import config
 from fer_jax.errors import UserError
 from fer_jax.models.checks import need_features, need_one_frame
+from fer_jax.models.layers import cudnn_lstm
 from fer_jax.models.layers.dropout import dropout
 from fer_jax.models.layers.gru import GRU
 from fer_jax.models.layers.lstm import LSTM, State
@@ -53,10 +54,17 @@ class RecurrentNetwork(nnx.Module):
             features = 1
         self.settings = settings
         kind: Any = LSTM if settings.name == "lstm" else GRU
+        how: Any = {"implementation": settings.implementation} if kind is LSTM else {}
+        if settings.implementation == "cudnn":
+            obstacle = cudnn_lstm.obstacle(settings.activation)
+            if kind is GRU:
+                obstacle = "JAX calls cuDNN for an LSTM alone"
+            if obstacle:
+                raise UserError(f"{group}.implementation=cudnn: {obstacle}; set it to auto")
         self.layers = tuple(f"{settings.name}_{index}" for index in range(len(settings.units)))
         width = features
         for name, units in zip(self.layers, settings.units, strict=True):
-            layer = kind(width, units, activation=settings.activation, rngs=rngs)
+            layer = kind(width, units, activation=settings.activation, rngs=rngs, **how)
             setattr(self, name, layer)
             width = units
         if settings.dense:

@@ -2,20 +2,23 @@
 
 Flax's nnx.RNN multiplies input and state at every step and lets autodiff accumulate the weight
 gradients at every step. Here the inputs of all steps are projected by one matmul before the scan,
-and the recurrent weight gradient is one matmul after the backward scan.
+and the recurrent weight gradient is one matmul after the backward scan. On NVIDIA GPUs cuDNN
+takes the place of both scans where it can (see `lstm`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
+from fer_jax.errors import UserError
+from fer_jax.models.layers import cudnn_lstm
 from fer_jax.models.layers.recurrent import (
     Activation,
     activate,
@@ -26,8 +29,11 @@ from fer_jax.models.layers.recurrent import (
     state_dtype,
     sum_outer,
     to_transpose,
+    varies,
     vary_alike,
 )
+
+Implementation = Literal["auto", "scan", "cudnn"]
 
 
 class State(NamedTuple):
@@ -107,21 +113,16 @@ def _scan(name, dtype, x, kernel, recurrent_kernel, bias, initial, mask, keep):
     return h, last, squashed, c_before
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _lstm(name, dtype, x, kernel, recurrent_kernel, bias, initial, mask):
-    h, last, _, _ = _scan(name, dtype, x, kernel, recurrent_kernel, bias, initial, mask, keep=False)
-    return h, last
+def _forward_scan(name, dtype, *arrays):
+    """h of all steps and the last state, and what `_backward_scan` needs."""
+    h, last, squashed, c_before = _scan(name, dtype, *arrays, keep=True)
+    return (h, last), (squashed, c_before)
 
 
-def _lstm_forward(name, dtype, x, kernel, recurrent_kernel, bias, initial, mask):
-    h, last, squashed, c_before = _scan(
-        name, dtype, x, kernel, recurrent_kernel, bias, initial, mask, keep=True
-    )
-    return (h, last), (x, kernel, recurrent_kernel, bias, initial, mask, h, squashed, c_before)
-
-
-def _lstm_backward(name, dtype, kept, cotangents):
-    x, kernel, recurrent_kernel, bias, initial, mask, h, squashed, c_before = kept
+def _backward_scan(name, dtype, arrays, h, kept, cotangents):
+    """Cotangents of the arrays but the mask."""
+    x, kernel, recurrent_kernel, bias, initial, mask = arrays
+    squashed, c_before = kept
     dh_all, dlast = cotangents
     kind = initial.c.dtype
     back = to_transpose(recurrent_kernel.astype(dtype))
@@ -164,11 +165,109 @@ def _lstm_backward(name, dtype, kept, cotangents):
         sum_outer(h_before, dz).astype(recurrent_kernel.dtype),
         jnp.sum(dz, axis=(0, 1), dtype=kind).astype(bias.dtype),
         State(dh, dc),
-        None,
     )
 
 
+def _forward_cudnn(dtype, *arrays):
+    """As `_forward_scan`."""
+    x, kernel, recurrent_kernel, bias, initial, mask = arrays
+    h, c = initial
+    results, kept = cudnn_lstm.forward(x, kernel, recurrent_kernel, bias, h, c, mask)
+    h, *last = results
+    return (h.astype(dtype), State(*last)), kept
+
+
+def _backward_cudnn(arrays, kept, cotangents):
+    """As `_backward_scan`."""
+    *weights, initial, mask = arrays
+    dh_all, dlast = cotangents
+    cotangents = (dh_all.astype(jnp.float32), *dlast)
+    *dweights, dh, dc = cudnn_lstm.backward((*weights, *initial, mask), kept, cotangents)
+    return (*dweights, State(dh, dc))
+
+
+def _by_platform(scan: Callable[..., Any], cudnn: Callable[..., Any]) -> Callable[..., Any]:
+    """`cudnn` on an NVIDIA GPU; `scan` elsewhere and, since cuDNN takes one set of weights, under
+    vmap, where a step's matmul is one for all lanes."""
+
+    @jax.custom_batching.custom_vmap
+    def run(*arguments):
+        return lax.platform_dependent(*arguments, cuda=cudnn, default=scan)
+
+    @run.def_vmap
+    def run_lanes(lanes, batched, *arguments):
+        axes = jax.tree.map(lambda batched: 0 if batched else None, tuple(batched))
+        results = jax.vmap(scan, axes, axis_size=lanes)(*arguments)
+        return results, jax.tree.map(lambda _: True, results)
+
+    return run
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def _lstm(name, dtype, cudnn, *arrays):
+    def scan(*arrays):
+        return _scan(name, dtype, *arrays, keep=False)[:2]
+
+    if not cudnn:
+        return scan(*arrays)
+    return _by_platform(scan, lambda *arrays: _forward_cudnn(dtype, *arrays)[0])(*arrays)
+
+
+def _lstm_forward(name, dtype, cudnn, *arrays):
+    scan, by_cudnn = partial(_forward_scan, name, dtype), partial(_forward_cudnn, dtype)
+    if cudnn:
+        # A program for several platforms keeps for the backward pass what any of them needs: zeros
+        # where it is another's, which nobody reads, so that the compiler drops them.
+        _, scans = jax.eval_shape(scan, *arrays)
+        _, cudnns = jax.eval_shape(by_cudnn, *arrays)
+
+        def first(*arrays):
+            results, kept = scan(*arrays)
+            return results, (kept, _zeros(cudnns))
+
+        def second(*arrays):
+            results, kept = by_cudnn(*arrays)
+            return results, (_zeros(scans), kept)
+
+        results, kept = _by_platform(first, second)(*arrays)
+    else:
+        results, kept = scan(*arrays)
+    return results, (arrays, results[0], kept)
+
+
+def _zeros(shapes: Any) -> Any:
+    return jax.tree.map(lambda like: jnp.zeros(like.shape, like.dtype), shapes)
+
+
+def _lstm_backward(name, dtype, cudnn, residuals, cotangents):
+    if not cudnn:
+        arrays, h, kept = residuals
+        return (*_backward_scan(name, dtype, arrays, h, kept, cotangents), None)
+
+    def scan(arrays, h, kept, cotangents):
+        return _backward_scan(name, dtype, arrays, h, kept[0], cotangents)
+
+    def by_cudnn(arrays, h, kept, cotangents):
+        del h
+        return _backward_cudnn(arrays, kept[1], cotangents)
+
+    return (*_by_platform(scan, by_cudnn)(*residuals, cotangents), None)
+
+
 _lstm.defvjp(_lstm_forward, _lstm_backward)
+
+
+def _obstacle(activation: Activation, x: jax.Array, state: jax.typing.DTypeLike) -> str | None:
+    """Why cuDNN cannot run this layer, if it cannot."""
+    if found := cudnn_lstm.obstacle(activation):
+        return found
+    if state != jnp.float32:
+        return "cuDNN computes in float32"
+    if not all(isinstance(side, int) for side in x.shape):
+        return "cuDNN needs a batch of known size"
+    if varies(x):
+        return "cuDNN's call does not say over which mesh axes it varies"
+    return None
 
 
 def lstm(
@@ -182,8 +281,15 @@ def lstm(
     activation: Activation = "tanh",
     time_major: bool = False,
     dtype: jax.typing.DTypeLike | None = None,
+    implementation: Implementation = "auto",
 ) -> tuple[jax.Array, State]:
     """Keras' LSTM: sigmoid gates in the order input, forget, candidate, output.
+
+    On a CPU, a TPU and under vmap it is a scan. On an NVIDIA GPU it is cuDNN wherever that can
+    serve: activation tanh, state float32, shapes known. cuDNN starts fewer kernels a step than the
+    scan, and short sequences and small layers are all starts; no shape is known to us where the
+    scan would win, nor have we measured all (`python -m benchmarks.lstm_step --gpu` does). cuDNN
+    multiplies in float32 whatever `dtype` is, TF32 by default as the scan there does.
 
     Args:
       x: f[B, T, F], or f[T, B, F] if `time_major`.
@@ -196,10 +302,14 @@ def lstm(
       activation: of the candidate and of the cell's output.
       dtype: what the matmuls read, and of the returned h; the parameters' own by default. The
         state has the parameters' dtype, float32 at least.
+      implementation: "scan", or "cudnn", which is "auto" but an error where cuDNN cannot serve.
 
     Returns:
       h of every step, in x's order of axes, and the state after the last step, which with a mask
       is the state after the last real one.
+
+    Raises:
+      UserError: implementation "cudnn", which cannot serve.
 
     Source: Keras 3, keras.layers.LSTM (papers 1 and 5 are Keras networks).
     """
@@ -214,7 +324,10 @@ def lstm(
     arrays = vary_alike((x, kernel, recurrent_kernel, bias, initial, mask))
     # The cast tells type checkers what custom_vjp hides from them.
     run = cast(Callable[..., tuple[jax.Array, State]], _lstm)
-    h, last = run(activation, jnp.dtype(dtype or kernel.dtype), *arrays)
+    obstacle = _obstacle(activation, arrays[0], kind) if implementation != "scan" else ""
+    if obstacle and implementation == "cudnn":
+        raise UserError(f"implementation=cudnn: {obstacle}; set it to auto")
+    h, last = run(activation, jnp.dtype(dtype or kernel.dtype), obstacle is None, *arrays)
     return (h if time_major else jnp.swapaxes(h, 0, 1)), last
 
 
@@ -232,6 +345,7 @@ class LSTM(nnx.Module):
         *,
         activation: Activation = "tanh",
         dtype: jax.typing.DTypeLike | None = None,
+        implementation: Implementation = "auto",
         rngs: nnx.Rngs,
     ) -> None:
         glorot, orthogonal = jax.nn.initializers.glorot_uniform(), jax.nn.initializers.orthogonal()
@@ -240,6 +354,7 @@ class LSTM(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(4 * units).at[units : 2 * units].set(1.0))
         self.activation: Activation = activation
         self.dtype = dtype
+        self.implementation: Implementation = implementation
 
     def __call__(
         self,
@@ -260,4 +375,5 @@ class LSTM(nnx.Module):
             activation=self.activation,
             time_major=time_major,
             dtype=self.dtype,
+            implementation=self.implementation,
         )

@@ -104,16 +104,17 @@ def sum_outer(inputs: jax.Array, cotangents: jax.Array) -> jax.Array:
 def vary_alike(tree: Any) -> Any:
     """Under shard_map, all arrays vary over the same mesh axes: scan carries and custom
     gradients must agree on them, and JAX only sees to it for its own operations."""
-    axes = {axis for leaf in jax.tree.leaves(tree) for axis in _varying(leaf)}
+    axes = {axis for leaf in jax.tree.leaves(tree) for axis in varies(leaf)}
     if not axes:
         return tree
 
     def vary(leaf: jax.Array) -> jax.Array:
-        missing = tuple(axes - _varying(leaf))
+        missing = tuple(axes - varies(leaf))
         return lax.pcast(leaf, missing, to="varying") if missing else leaf
 
     return jax.tree.map(vary, tree)
 
 
-def _varying(x: jax.Array) -> frozenset[str]:
+def varies(x: jax.Array) -> frozenset[str]:
+    """The mesh axes over which shard_map knows the array to vary."""
     return frozenset(jax.typeof(x).manual_axis_type.varying)
