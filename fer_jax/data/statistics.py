@@ -58,7 +58,9 @@ def statistics_shapes(
             shapes |= {"centre": (whole,), "matrix": (whole, size)}
         shapes |= {"mean": (size,), "std": (size,)}
     if data.pixels == "standard":
-        shapes |= {f"{name}_{what}": image_shape for name in data.images for what in ("mean", "std")}
+        shapes |= {
+            f"{name}_{what}": image_shape for name in data.images for what in ("mean", "std")
+        }
     if data.landmarks:
         shapes["mean_shape"] = (68, 2)
     return {name: jax.ShapeDtypeStruct(shape, np.float32) for name, shape in shapes.items()}

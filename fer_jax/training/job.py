@@ -297,9 +297,7 @@ def make_job(experiment: Experiment, dataset: Dataset, statistics: Statistics) -
         facts=dataset.facts,
         key=parallel.replicate(make_keys(settings.seed)[1], mesh),
         train=make_resident(dataset.train, mesh, statistics),
-        validation=None
-        if validation is None
-        else make_resident(validation, mesh, statistics),
+        validation=None if validation is None else make_resident(validation, mesh, statistics),
         train_size=len(dataset.train),
         validation_size=len(validation) if validation else 0,
         steps_per_epoch=steps_per_epoch,

@@ -49,7 +49,7 @@ class Frames:
 def make_resident(
     samples: Samples, mesh: Mesh, statistics: Statistics | None = None
 ) -> dict[str, Any]:
-    """A data set on the devices: the samples' arrays, the streams as `Frames`, and the statistics."""
+    """A data set on the devices: the samples' arrays, its streams as `Frames`, and statistics."""
     arrays = samples.arrays()
     streams = {name: Frames.of(frames) for name, frames in arrays["streams"].items()}
     own = {} if statistics is None else {"statistics": statistics}
