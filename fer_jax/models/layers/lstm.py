@@ -20,12 +20,13 @@ from fer_jax.models.layers.recurrent import (
     Activation,
     activate,
     activate_double,
-    dot_transposed,
+    dot_turned,
     exchange,
+    for_platform,
     slope,
     state_dtype,
     sum_outer,
-    to_transpose,
+    turned,
     vary_alike,
 )
 
@@ -121,10 +122,14 @@ def _lstm_forward(name, dtype, x, kernel, recurrent_kernel, bias, initial, mask)
 
 
 def _lstm_backward(name, dtype, kept, cotangents):
+    return for_platform(partial(_backward, name, dtype), kept, cotangents)
+
+
+def _backward(name, dtype, whole, kept, cotangents):
     x, kernel, recurrent_kernel, bias, initial, mask, h, squashed, c_before = kept
     dh_all, dlast = cotangents
     kind = initial.c.dtype
-    back = to_transpose(recurrent_kernel.astype(dtype))
+    back = turned(whole, recurrent_kernel).astype(dtype)
 
     def step(carry, inputs):
         dh, dc, now, buffer = carry
@@ -145,7 +150,7 @@ def _lstm_backward(name, dtype, kept, cotangents):
             dh_step * a * o_slope,
         ]
         dz = jnp.concatenate(dz, axis=-1).astype(dtype)
-        dh_before = dot_transposed(dz, back, kind)
+        dh_before = dot_turned(whole, dz, back, kind)
         dc_before = dc_step * f
         if real is not None:
             dh_before = jnp.where(real[:, None], dh_before, dh)
@@ -157,7 +162,7 @@ def _lstm_backward(name, dtype, kept, cotangents):
     (dh, dc, _, dz), _ = lax.scan(step, (*dlast, squashed[-1], squashed), inputs, reverse=True)
 
     h_before = jnp.concatenate([initial.h[None].astype(dtype), h[:-1]])
-    dx = dot_transposed(dz, to_transpose(kernel.astype(dtype)), kind)
+    dx = dot_turned(whole, dz, turned(whole, kernel).astype(dtype), kind)
     return (
         dx.astype(x.dtype),
         sum_outer(x, dz).astype(kernel.dtype),
