@@ -20,7 +20,7 @@ import numpy as np
 from jax.experimental import topologies
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from fer_jax.config import Experiment
+from fer_jax.config import Experiment, override
 from fer_jax.data.batches import share_of
 from fer_jax.errors import UserError
 from fer_jax.labels import CANONICAL, make_label_space
@@ -36,7 +36,7 @@ from fer_jax.training.state import make_state
 _ENVIRONMENT = {
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
     "TPU_SKIP_MDS_QUERY": "1",
-    "TPU_ACCELERATOR_TYPE": "none",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-4",
     "TPU_WORKER_HOSTNAMES": "localhost",
     "TPU_WORKER_ID": "0",
     "TPU_LOG_DIR": "disabled",
@@ -99,7 +99,7 @@ def compile_train_step(
     """Compiles a config's train step for a TPU topology.
 
     Args:
-      topology: "v5e:2x2", "v6e:4x4", "v4:2x2x1" and so on; all its chips share a batch, unless
+      topology: "v5e:2x2", "v6e:4x4", "v5p:2x2x1" and so on; all its chips share a batch, unless
         `parallel.devices` asks for fewer.
       samples: of the training set, which lies on every chip.
       frames: that the samples show together; by default each sample has its own.
@@ -107,9 +107,11 @@ def compile_train_step(
       classes: by default those of `data.labels`, and for "auto" the canonical emotions.
 
     Raises:
-      UserError: libtpu is not installed, there is no such topology, or the settings do not go
-        together.
+      UserError: libtpu is not installed, there is no such topology, the step does not fit, or the
+        settings do not go together.
     """
+    # pmap is the same program, and wants to hold its devices.
+    experiment = override(experiment, [("parallel.mapper", "shard_map")])
     mesh = make_mesh(topology, experiment.parallel.devices)
     if classes is None:
         classes = len(make_label_space(experiment.data.labels, CANONICAL).classes)
@@ -144,7 +146,17 @@ def compile_train_step(
     )
     begun = time.monotonic()
     traced = step.trace(*arguments)
-    executable = traced.lower().compile()
+    try:
+        executable = traced.lower().compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        # XLA says how much of how much, before it lists every array.
+        reason = str(error).splitlines()[0].partition("RESOURCE_EXHAUSTED: ")[2]
+        raise UserError(
+            f"a step does not fit on a chip of {topology} ({reason}): set a smaller --train.batch "
+            "or a larger --train.accumulate, or give fewer samples or more chips"
+        ) from error
     return Compiled(
         chips=mesh.size,
         kind=mesh.devices.flat[0].device_kind,
@@ -169,11 +181,13 @@ def make_mesh(topology: str, devices: int = 0) -> Mesh:
         os.environ.setdefault(name, value)
     try:
         chips = topologies.get_topology_desc(topology, "tpu").devices
-    except Exception as error:
+    except (RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(
-            f"no TPU topology {topology!r} ({reason}): give one as in v5e:2x2, v6e:4x4 or v4:2x2x1"
+            f"no TPU topology {topology!r} ({reason}): give one as in v5e:2x2, v6e:4x4 or v5p:2x2x1"
         ) from error
+    if chips[0].core_on_chip or chips[-1].core_on_chip:
+        raise UserError(f"{topology}: a chip is several devices there; give v5e, v5p or v6e")
     if devices > len(chips):
         raise UserError(f"--parallel.devices {devices}: {topology} has {len(chips)} chips")
     count = devices or len(chips)

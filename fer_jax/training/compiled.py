@@ -1,8 +1,7 @@
 """What a compiled program does, read off its optimized HLO.
 
-The step is what the program's outermost loop repeats, or all of it where there is no loop. XLA
-prints a program as computations of one instruction a line; what an instruction calls (a fusion's
-inside, a loop's body) is a computation of its own. TPUs print products of matrices as convolutions.
+XLA prints a program as computations of one instruction a line; what an instruction calls, a
+fusion's inside or a loop's body, is a computation of its own. On TPUs matmuls are convolutions.
 """
 
 from __future__ import annotations
@@ -97,7 +96,7 @@ class Move:
 
     @property
     def fast(self) -> bool:
-        """Whether a TPU keeps the result in its fast memory: the chip's large one is not written."""
+        """Whether a TPU keeps the result in its fast memory (VMEM), and does not write HBM."""
         return "S(1)" in self.result
 
 
@@ -127,11 +126,13 @@ class Step:
         through registers, and not the copies that bring operands into a chip's fast memory as they
         are (copy-start).
       loops: the loops inside it.
+      around: copies that the program makes once, before and after the steps of a call.
     """
 
     products: tuple[Product, ...]
     moves: tuple[Move, ...]
     loops: tuple[Loop, ...]
+    around: tuple[Move, ...]
 
     @property
     def moved(self) -> int:
@@ -148,28 +149,30 @@ class Step:
         return tuple(loop for loop in self.loops if loop.innermost and loop.products)
 
 
-def read_step(text: str) -> Step:
+def read_step(text: str, *, loop: bool = True) -> Step:
     """What the step of a program does.
 
     Args:
       text: optimized HLO, `compiled.as_text()`.
+      loop: the step is what the program's outermost loop repeats, not the whole program.
 
     Raises:
-      ValueError: it has no entry computation.
+      ValueError: it has no entry computation, or no loop.
     """
     program, entry = _parse(text)
-    loops = [line for line in program[entry] if line.opcode == "while"]
-    begin = [name for line in loops for name in line.calls] or [entry]
-    products, moves, inside = [], [], []
-    for line, computation, fused in _walk(program, begin):
+    begin = [entry]
+    if loop:
+        begin = [name for line in program[entry] if line.opcode == "while" for name in line.calls]
+        if not begin:
+            raise ValueError("the program has no loop: loop=False reads all of it as one step")
+    products, inside = [], []
+    for line, computation, _ in _walk(program, begin):
         if line.opcode in _PRODUCTS:
             products.append(_product(line, computation))
-        if not fused and _moves(line, program):
-            moves.append(Move(line.name, line.bytes, line.result, line.source))
         if line.opcode == "while":
             inside.append(_loop(program, line))
-    moves.sort(key=lambda move: -move.bytes)
-    return Step(tuple(products), tuple(moves), tuple(inside))
+    around = _moves_of(program, [entry], loops=False) if loop else ()
+    return Step(tuple(products), _moves_of(program, begin), tuple(inside), around)
 
 
 _Computation = dict[str, Instruction]
@@ -206,7 +209,17 @@ def _loop(program: _Program, line: Instruction) -> Loop:
     return Loop(line.name, tuple(products), innermost, line.source)
 
 
-def _moves(line: Instruction, program: _Program) -> bool:
+def _moves_of(program: _Program, names: list[str], loops: bool = True) -> tuple[Move, ...]:
+    """The copies in these computations, the largest first."""
+    found = [
+        Move(line.name, line.bytes, line.result, line.source)
+        for line, _, fused in _walk(program, names, loops)
+        if not fused and _only_moves(line, program)
+    ]
+    return tuple(sorted(found, key=lambda move: -move.bytes))
+
+
+def _only_moves(line: Instruction, program: _Program) -> bool:
     """Whether it does nothing but move values."""
     if line.opcode != "fusion":
         return line.opcode in _MOVES

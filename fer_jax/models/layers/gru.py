@@ -17,12 +17,13 @@ from jax import lax
 from fer_jax.models.layers.recurrent import (
     Activation,
     activate,
-    dot_transposed,
+    dot_turned,
     exchange,
+    for_platform,
     slope,
     state_dtype,
     sum_outer,
-    to_transpose,
+    turned,
     vary_alike,
 )
 
@@ -92,10 +93,14 @@ def _gru_forward(name, dtype, x, kernel, recurrent_kernel, bias, initial, mask):
 
 
 def _gru_backward(name, dtype, kept, cotangents):
+    return for_platform(partial(_backward, name, dtype), kept, cotangents)
+
+
+def _backward(name, dtype, whole, kept, cotangents):
     x, kernel, recurrent_kernel, bias, initial, mask, h, squashed, inner = kept
     dh_all, dlast = cotangents
     hidden, kind = recurrent_kernel.shape[0], initial.dtype
-    back = to_transpose(recurrent_kernel.astype(dtype))
+    back = turned(whole, recurrent_kernel).astype(dtype)
     h_before = jnp.concatenate([initial[None].astype(dtype), h[:-1]])
 
     def step(carry, inputs):
@@ -115,7 +120,7 @@ def _gru_backward(name, dtype, kept, cotangents):
         ]
         dz = jnp.concatenate([*dgates, dcandidate], axis=-1).astype(dtype)
         drecurrent = jnp.concatenate([dz[:, : 2 * hidden], dinner], axis=-1)
-        dh_before = dot_transposed(drecurrent, back, kind) + dh_step * update
+        dh_before = dot_turned(whole, drecurrent, back, kind) + dh_step * update
         if real is not None:
             dh_before = jnp.where(real[:, None], dh_before, dh)
         ahead = jnp.maximum(index - 1, 0)
@@ -133,7 +138,7 @@ def _gru_backward(name, dtype, kept, cotangents):
     dbias = jnp.sum(dz, axis=(0, 1), dtype=kind)
     dinner_bias = jnp.sum(dinner, axis=(0, 1), dtype=kind)
     dbias = jnp.stack([dbias, jnp.concatenate([dbias[: 2 * hidden], dinner_bias])])
-    dx = dot_transposed(dz, to_transpose(kernel.astype(dtype)), kind)
+    dx = dot_turned(whole, dz, turned(whole, kernel).astype(dtype), kind)
     return (
         dx.astype(x.dtype),
         sum_outer(x, dz).astype(kernel.dtype),

@@ -23,12 +23,13 @@ from fer_jax.models.layers.recurrent import (
     Activation,
     activate,
     activate_double,
-    dot_transposed,
+    dot_turned,
     exchange,
+    for_platform,
     slope,
     state_dtype,
     sum_outer,
-    to_transpose,
+    turned,
     varies,
     vary_alike,
 )
@@ -121,11 +122,15 @@ def _forward_scan(name, dtype, *arrays):
 
 def _backward_scan(name, dtype, arrays, h, kept, cotangents):
     """Cotangents of the arrays but the mask."""
+    return for_platform(partial(_backward, name, dtype), arrays, h, kept, cotangents)
+
+
+def _backward(name, dtype, whole, arrays, h, kept, cotangents):
     x, kernel, recurrent_kernel, bias, initial, mask = arrays
     squashed, c_before = kept
     dh_all, dlast = cotangents
     kind = initial.c.dtype
-    back = to_transpose(recurrent_kernel.astype(dtype))
+    back = turned(whole, recurrent_kernel).astype(dtype)
 
     def step(carry, inputs):
         dh, dc, now, buffer = carry
@@ -146,7 +151,7 @@ def _backward_scan(name, dtype, arrays, h, kept, cotangents):
             dh_step * a * o_slope,
         ]
         dz = jnp.concatenate(dz, axis=-1).astype(dtype)
-        dh_before = dot_transposed(dz, back, kind)
+        dh_before = dot_turned(whole, dz, back, kind)
         dc_before = dc_step * f
         if real is not None:
             dh_before = jnp.where(real[:, None], dh_before, dh)
@@ -158,7 +163,7 @@ def _backward_scan(name, dtype, arrays, h, kept, cotangents):
     (dh, dc, _, dz), _ = lax.scan(step, (*dlast, squashed[-1], squashed), inputs, reverse=True)
 
     h_before = jnp.concatenate([initial.h[None].astype(dtype), h[:-1]])
-    dx = dot_transposed(dz, to_transpose(kernel.astype(dtype)), kind)
+    dx = dot_turned(whole, dz, turned(whole, kernel).astype(dtype), kind)
     return (
         dx.astype(x.dtype),
         sum_outer(x, dz).astype(kernel.dtype),

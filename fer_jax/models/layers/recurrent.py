@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal
 
 import jax
@@ -67,28 +69,26 @@ def exchange(
     return buffer, lax.dynamic_index_in_dim(buffer, ahead, keepdims=False)
 
 
-def to_transpose(kernel: jax.Array) -> jax.Array:
-    """A kernel f[I, O] as `dot_transposed` wants it, for a loop made once before it.
+def for_platform(backward: Callable[..., Any], *arrays: Any) -> Any:
+    """`backward(whole, *arrays)`: whether it multiplies by whole kernels or by transposes of them.
 
-    A product by a transpose that lies in memory is faster on a CPU. A TPU reads a kernel either
-    way, but would move all of it into another layout, in every step, to transpose it.
+    A transpose made before the loop is what a CPU multiplies by fastest. A TPU reads a kernel
+    either way, but would move all of it into another layout, in every step, to transpose it.
     """
     return lax.platform_dependent(
-        kernel, tpu=lambda kernel: kernel, default=lambda kernel: kernel.T.reshape(kernel.shape)
+        *arrays, tpu=partial(backward, True), default=partial(backward, False)
     )
 
 
-def dot_transposed(x: jax.Array, kernel: jax.Array, kind: jnp.dtype) -> jax.Array:
-    """x f[..., O] times the transpose of the kernel f[I, O] that `to_transpose` was given."""
+def turned(whole: bool, kernel: jax.Array) -> jax.Array:
+    """A kernel f[I, O] as `dot_turned` takes it."""
+    return kernel if whole else kernel.T
 
-    def transposed(x: jax.Array, kernel: jax.Array) -> jax.Array:
-        return jnp.dot(x, kernel.reshape(kernel.shape[::-1]), preferred_element_type=kind)
 
-    def whole(x: jax.Array, kernel: jax.Array) -> jax.Array:
-        contract = (((x.ndim - 1,), (1,)), ((), ()))
-        return lax.dot_general(x, kernel, contract, preferred_element_type=kind)
-
-    return lax.platform_dependent(x, kernel, tpu=whole, default=transposed)
+def dot_turned(whole: bool, x: jax.Array, kernel: jax.Array, kind: jnp.dtype) -> jax.Array:
+    """x f[..., O] times the transpose of the kernel f[I, O] that was `turned`."""
+    contract = (((x.ndim - 1,), (int(whole),)), ((), ()))
+    return lax.dot_general(x, kernel, contract, preferred_element_type=kind)
 
 
 def sum_outer(inputs: jax.Array, cotangents: jax.Array) -> jax.Array:

@@ -1,0 +1,189 @@
+"""One small train step a network family, compiled for a TPU that is not there, and what it does.
+
+All are compiled by one process of their own, this file as a script: libtpu and eight CPU devices
+do not share one.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+MB = 1_000_000
+SEQUENCE = {"features": "blendshapes-52", "frames": 8, "length": "windows"}
+FRAME = {"features": "none", "images": ["crops"], "length": "frames", "image_color": "gray"}
+CLIP = {**FRAME, "length": "windows"}
+VGG = {"name": "vgg-face", "widths": [64, 16, 16, 16, 16], "dense": [16]}
+#: Batch 64 on four chips, bfloat16. Shapes at which a copy of what a layer makes, or of a recurrent
+#: kernel, is above 1 MB.
+FAMILIES: dict[str, dict[str, Any]] = {
+    "lstm": {"data": SEQUENCE, "model": {"name": "lstm", "units": [128, 512], "dropout": 0.5}},
+    "gru": {"data": SEQUENCE, "model": {"name": "gru", "units": [128, 512], "dropout": 0.5}},
+    "dense": {
+        "data": {"features": "blendshapes-52", "length": "frames"},
+        "model": {"name": "dense", "units": [1024, 1024], "dropout": [0.2, 0.2]},
+    },
+    "xception": {
+        "data": {**FRAME, "image_size": 32},
+        "model": {
+            "name": "xception", "stem": [8, 64], "stem_stride": 1, "entry": [64], "middle": 0,
+            "exit": [], "dense": 0,
+        },
+    },
+    "vgg-face": {"data": {**FRAME, "image_size": 32}, "model": VGG},
+    "cnn-rnn": {
+        "data": {**CLIP, "frames": 4, "image_size": 32},
+        "model": {
+            "name": "cnn-rnn",
+            "cnn": {
+                "name": "xception", "stem": [8, 16], "entry": [16], "middle": 0, "exit": [],
+                "dense": 0,
+            },
+            "rnn": {"name": "lstm", "units": [512]},
+        },
+    },
+    "c3d": {
+        "data": {**CLIP, "frames": 16, "image_size": 16},
+        "model": {"name": "c3d", "widths": [32, 16, 16, 16, 16], "dense": [16]},
+    },
+    "nested-lstm": {
+        "data": {**CLIP, "frames": 4, "image_size": 16},
+        "model": {
+            "name": "nested-lstm", "widths": [64, 16, 16, 16, 16], "projection": 16,
+            "temporal_units": 16, "convolutional_units": 512,
+        },
+    },
+    "emotional-dan": {
+        "data": {**FRAME, "image_size": 32, "landmarks": True},
+        "model": {"name": "emotional-dan", "widths": [64], "dense": 16},
+        "train": {"loss": {"landmarks": 0.4}},
+    },
+    "small-cnn": {
+        "data": {**FRAME, "image_size": 32},
+        "model": {"name": "small-cnn", "kernels": [3], "widths": [64], "padding": "same"},
+    },
+    "resnet": {
+        "data": {**FRAME, "image_size": 64},
+        "model": {"name": "resnet", "blocks": [1], "widths": [64]},
+    },
+    "inception-v3": {
+        "data": {**FRAME, "image_size": 75},
+        "model": {"name": "inception-v3", "width": 0.1},
+        "train": {"freeze": ["conv2d_*", "batch_normalization_*"]},
+    },
+}  # fmt: skip
+
+
+#: Layers of recurrent networks: each has a loop forward and one backward.
+LAYERS = {"lstm": 2, "gru": 2, "cnn-rnn": 1, "nested-lstm": 9}
+
+
+def facts_of(name: str) -> dict[str, Any]:
+    """What the step of a family does."""
+    from fer_jax import config
+    from fer_jax.training.ahead import compile_train_step
+    from fer_jax.training.compiled import read_step
+
+    given = FAMILIES[name]
+    train = {"batch": 64, "precision": "bfloat16", **given.get("train", {})}
+    experiment = config.from_json({"name": name, **given, "train": train})
+    made = compile_train_step(experiment, "v5e:2x2", samples=256, frames=4096, classes=7)
+    step = read_step(made.text)
+    return {
+        "family": name,
+        "chips": made.chips,
+        "kind": made.kind,
+        "seconds": made.seconds,
+        "flops": made.flops,
+        "bytes": made.bytes_accessed,
+        "memory": made.memory,
+        "step": asdict(step),
+        "recurrences": [len(loop.products) for loop in step.recurrences],
+    }
+
+
+def main(names: list[str]) -> None:
+    """Prints a JSON object a family, and what is said of a topology that nobody builds."""
+    from fer_jax.errors import UserError
+    from fer_jax.training.ahead import make_mesh
+
+    try:
+        make_mesh("v5e:3x1000")
+    except UserError as error:
+        print(json.dumps({"family": "mistake", "said": str(error)}), flush=True)
+    # Where libtpu waits, another thread compiles.
+    with ThreadPoolExecutor(2) as pool:
+        for facts in pool.map(facts_of, names):
+            print(json.dumps(facts), flush=True)
+
+
+@pytest.fixture(scope="module")
+def compiled() -> dict[str, dict[str, Any]]:
+    if importlib.util.find_spec("libtpu") is None:
+        pytest.skip("libtpu is not installed: it is there for x86-64 Linux")
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("XLA_", "TPU_"))}
+    done = subprocess.run(
+        [sys.executable, __file__],
+        cwd=ROOT,
+        env={**environment, "JAX_PLATFORMS": "cpu", "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    return {facts["family"]: facts for facts in found}
+
+
+def test_every_family_is_here() -> None:
+    from fer_jax.models import NETWORKS
+
+    assert set(FAMILIES) == set(NETWORKS)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_step_of_a_family(compiled: dict[str, dict[str, Any]], family: str) -> None:
+    """It compiles; no product reads float32; a recurrent loop multiplies once; nothing above 1 MB
+    is copied, in the step or around it."""
+    facts = compiled[family]
+    assert (facts["chips"], facts["kind"]) == (4, "TPU v5 lite")
+    assert 0 < facts["memory"]["arguments"] < facts["memory"]["peak"] < 2**30
+    assert facts["flops"] > 0 and facts["bytes"] > 0
+    step = facts["step"]
+    assert step["products"]
+    float32 = [product for product in step["products"] if "f32" in product["operands"]]
+    assert float32 == []
+    assert facts["recurrences"] == [1] * (2 * LAYERS.get(family, 0))
+    # Dropout's random words are two numbers each, which a TPU has to set beside each other.
+    found = [move for move in step["moves"] if not move["result"].startswith("u32[")]
+    assert [move for move in found if move["bytes"] > MB] == []
+    images = [move for move in step["around"] if move["result"].startswith("u8")]
+    assert images == []
+
+
+def test_mistakes_are_named(
+    compiled: dict[str, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fer_jax.errors import UserError
+    from fer_jax.training.ahead import make_mesh
+
+    said = compiled["mistake"]["said"]
+    assert said.startswith("no TPU topology 'v5e:3x1000' (")
+    assert said.endswith("give one as in v5e:2x2, v6e:4x4 or v5p:2x2x1")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"needs libtpu.*pip install 'fer-jax\[plan\]'"):
+        make_mesh("v5e:2x2")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:] or list(FAMILIES))
