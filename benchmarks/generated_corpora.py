@@ -88,7 +88,7 @@ def _timeline(frames: int, fps: float) -> dict[str, object]:
         "frame_index": index,
         "time_ms": (index * (1e3 / (fps or 1))).astype(np.float32),
         "face_found": np.ones(frames, bool),
-        "box": np.tile(np.float32([110, 110, 250, 250]), (frames, 1)),
+        "box": np.tile(np.array([110, 110, 250, 250], np.float32), (frames, 1)),
     }
 
 

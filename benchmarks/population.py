@@ -223,7 +223,8 @@ def pytorch(shape: Shape, threads: int, gpu: bool) -> race.Step:
                 total += value * len(chosen)
                 right += (logits.argmax(-1) == truth).sum()
         # What a loop prints after an epoch; waits for a GPU.
-        total.item(), right.item()
+        total.item()
+        right.item()
 
     return run, {}
 
