@@ -52,7 +52,7 @@ format: venv  ## rewrite what ruff can mend
 
 # PyTorch is installed for the benchmarks alone: away from a CPU-only wheel it is gigabytes.
 bench: venv  ## side by side with PyTorch, Keras, TensorFlow and others on the CPU, into bench-results/
-	@$(BIN)/python -c 'import torch, grain' 2>/dev/null || $(PIP) install --quiet 'torch==2.13.0' 'grain>=0.2.10'
+	@$(BIN)/python -c 'import torch' 2>/dev/null || $(PIP) install --quiet 'torch==2.13.0'
 	@JAX_PLATFORMS=cpu $(BIN)/python -m benchmarks
 
 bench-gpu: venv  ## the same on this machine's GPU

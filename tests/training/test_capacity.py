@@ -1,5 +1,6 @@
 """How many members a device holds."""
 
+import math
 from types import SimpleNamespace
 
 import jax
@@ -10,6 +11,7 @@ from fer_jax import config, models
 from fer_jax.training import metrics, optim, parallel
 from fer_jax.training.capacity import bytes_of, bytes_of_a_member, lanes_that_fit
 from fer_jax.training.population_steps import Own, make_population_steps
+from fer_jax.training.resident import Rows
 from fer_jax.training.state import make_state
 
 
@@ -58,8 +60,9 @@ def test_the_estimate_is_what_the_compiler_takes(steps: str, lanes: int) -> None
         validation_steps=i32(),
         pool=None,
     )
+    shape = (68, 2) if steps == "frames" else (52,)
     resident = {
-        "streams": {"raw": f32(samples * frames, *((68, 2) if steps == "frames" else (52,)))},
+        "streams": {"raw": Rows(f32(samples * frames, math.prod(shape)), shape)},
         "rows": i32(samples, frames),
         "frame_mask": jax.ShapeDtypeStruct((samples, frames), jnp.bool_),
         "label": i32(samples),
