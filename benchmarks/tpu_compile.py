@@ -22,12 +22,13 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = sorted(p.stem for p in (ROOT / "configs").glob("*.py") if p.stem != "__init__")
 _ABOUT = """\
-Of `python -m benchmarks.tpu_compile --out results/tpu_compile.md`, which goes on where it stopped. Each
-config at its own size and batch, shared by the chips; 4,096 samples lie on each of them. Per chip: the
-most memory at any time, and operations and bytes of a step, the bytes by the compiler's own count (fast
-memory too, a loop inside the step as one turn). Products that read float32: a network in bfloat16 has
-none, `data.pca` is one of the input's. A copy changes an array's layout between two operations; in main
-memory are those that a TPU does not keep in its fast one. Seconds are of compiling, on 2 busy cores."""
+Of `python -m benchmarks.tpu_compile --out results/tpu_compile.md`, which goes on where it stopped.
+Each config at its own size and batch, shared by the chips; 4,096 samples lie on each of them. Per
+chip: the most memory at any time, and operations and bytes of a step, the bytes by the compiler's
+own count (fast memory too, a loop inside the step as one turn). Products that read float32: a
+network in bfloat16 has none, `data.pca` is one of the input's. A copy changes an array's layout
+between two operations; in main memory are those that a TPU does not keep in its fast one. Seconds
+are of compiling, on 2 busy cores."""
 _HEAD = (
     "config", "topology", "precision", "seconds", "peak MiB", "of it data and state", "GFLOP",
     "MiB moved", "float32 products", "largest copy MiB", "in main memory", "copied, % of moved",
