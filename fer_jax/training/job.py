@@ -244,6 +244,7 @@ def make_job(experiment: Experiment, dataset: Dataset, statistics: Statistics) -
         axis=parallel.AXIS,
         freeze=settings.freeze,
         precision=settings.precision,
+        remat=settings.remat,
     )
     counts = np.bincount(dataset.train.label, dataset.train.weight, minlength=classes)
     loss = make_loss(settings.loss, counts)

@@ -151,4 +151,12 @@ def map_devices(
     mapped = jax.shard_map(
         body, mesh=mesh, in_specs=specs(in_axes), out_specs=specs(out_axes), check_vma=False
     )
-    return jax.jit(mapped, donate_argnums=tuple(donate))
+    # XLA's CPU compiler takes barriers out before it orders a program; without them it would
+    # compute what is rematerialised at once, and keep it.
+    options = {"xla_disable_hlo_passes": "cse_barrier_expander"}
+    platform = mesh.devices.flat[0].platform
+    return jax.jit(
+        mapped,
+        donate_argnums=tuple(donate),
+        compiler_options=options if platform == "cpu" else None,
+    )
