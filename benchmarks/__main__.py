@@ -18,11 +18,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-#: The questions, and what each is told on a CPU and on a GPU; None where it does not run.
+#: The questions, "module" or "module:variant", and what each is told on a CPU and on a GPU; None
+#: where it does not run.
 QUESTIONS: dict[str, tuple[tuple[str, ...] | None, tuple[str, ...] | None]] = {
     "lstm_step": ((), None),
     "record_reading": ((), None),
     "preprocess_faces": ((), None),
+    "depthwise": ((), ()),
+    "image_step:xception": (("--network", "xception"), ("--network", "xception", "--gpu")),
+    "image_step:mini": (("--network", "mini"), ("--network", "mini", "--gpu")),
+    "image_step:c3d": (
+        ("--network", "c3d", "--turns", "3", "--peers", "pytorch,channels_last"),
+        ("--network", "c3d", "--gpu"),
+    ),
+    "image_step:c3d_layers": (None, ("--network", "c3d", "--layers")),
 }
 
 
@@ -34,11 +43,11 @@ def ask(question: str, gpu: bool) -> dict[str, Any]:
     """
     told = QUESTIONS[question][gpu] or ()
     environment = os.environ if gpu else {**os.environ, "JAX_PLATFORMS": "cpu"}
-    command = [sys.executable, "-m", f"benchmarks.{question}", "--json", *told]
+    command = [sys.executable, "-m", f"benchmarks.{question.partition(':')[0]}", "--json", *told]
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True)
     if done.returncode:
         sys.exit(f"{question} failed (exit code {done.returncode})")
-    return json.loads(done.stdout.splitlines()[-1])
+    return {**json.loads(done.stdout.splitlines()[-1]), "question": question}
 
 
 def table(answers: Sequence[Mapping[str, Any]]) -> str:

@@ -61,7 +61,6 @@ def ours(network: str, batch: int, precision: str, devices: int) -> race.Step:
     import jax
     import numpy as np
 
-    jax.config.update("jax_num_cpu_devices", devices)
     from fer_jax import models
     from fer_jax.data.samples import Samples
     from fer_jax.models.cost import cost
@@ -71,6 +70,8 @@ def ours(network: str, batch: int, precision: str, devices: int) -> race.Step:
     from fer_jax.training.peaks import peak
     from fer_jax.training.state import make_keys, make_state, snapshot
 
+    jax.config.update("jax_num_cpu_devices", devices)
+    parallel.keep_memory()
     settings = experiment(network, batch, precision)
     inputs = inputs_of(settings.data)
     rng = np.random.default_rng(0)
@@ -84,9 +85,7 @@ def ours(network: str, batch: int, precision: str, devices: int) -> race.Step:
         np.ones(batch, np.float32),
     )
     mesh = parallel.make_mesh(settings.parallel)
-    model = models.build(
-        settings.model, inputs, CLASSES, axis=parallel.AXIS, precision=precision
-    )
+    model = models.build(settings.model, inputs, CLASSES, axis=parallel.AXIS, precision=precision)
     optimizer = optim.make_optimizer(settings.optim, optim.lengths(settings.optim, 1, 1))
     loss = make_loss(settings.train.loss, np.ones(CLASSES))
     step = steps.make_train_step(model, settings, loss, optimizer, mesh)
@@ -199,6 +198,10 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """
     network, gpu = arguments.network, arguments.gpu
     batch = arguments.batch or NETWORKS[network][1 + gpu]
+    if arguments.layers:
+        from benchmarks.conv_layers import layers
+
+        return {"network": network, "layers": layers(experiment(network, batch), CLASSES)}
     racing, left_out = peers(network, batch, gpu)
     if arguments.peers:
         racing = {name: racing[name] for name in ("ours", *arguments.peers.split(","))}
@@ -218,6 +221,7 @@ if __name__ == "__main__":
         "batch": (0, "examples a step; 0 is the network's usual one"),
         "peers": ("", "names, comma-separated, to race fewer"),
         "gpu": (False, "bfloat16 on a GPU"),
+        "layers": (False, "time the convolutions one by one instead, in every layout"),
         "turns": (10, "turns of every peer"),
         "steps": (3, "steps a turn"),
     }

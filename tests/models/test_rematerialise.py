@@ -7,7 +7,6 @@ import pytest
 
 from fer_jax import config, models
 from fer_jax.models.cost import batch_shapes
-from fer_jax.models.layers.rematerialise import rematerialised
 from fer_jax.training import parallel
 
 IMAGES = {"images": ("crops",)}
