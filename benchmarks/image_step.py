@@ -43,7 +43,7 @@ NETWORKS = {
 EAGER, LAST, COMPILED = (False, False), (False, True), (True, True)
 
 
-def experiment(network: str, batch: int, precision: str = "float32") -> Any:
+def experiment(network: str, batch: int, precision: Any = "float32") -> Any:
     """The config of `network` with plain Adam, and nothing that PyTorch's peers do not do."""
     from fer_jax import config
 
