@@ -29,6 +29,14 @@ QUESTIONS: dict[str, tuple[tuple[str, ...] | None, tuple[str, ...] | None]] = {
     "paper1_grid": (None, ()),
     "record_reading": ((), None),
     "preprocess_faces": ((), None),
+    "depthwise": ((), ()),
+    "image_step:xception": (("--network", "xception"), ("--network", "xception", "--gpu")),
+    "image_step:mini": (("--network", "mini"), ("--network", "mini", "--gpu")),
+    "image_step:c3d": (
+        ("--network", "c3d", "--turns", "3", "--peers", "pytorch,channels_last"),
+        ("--network", "c3d", "--gpu"),
+    ),
+    "image_step:c3d_layers": (None, ("--network", "c3d", "--layers")),
     "preprocess_video": ((), None),
 }
 

@@ -148,8 +148,10 @@ def main(
     """
     parser = argparse.ArgumentParser(description=(about or "").splitlines()[0])
     for name, (default, text) in (arguments or {}).items():
-        kind = type(default)
-        parser.add_argument(f"--{name}", type=kind, default=default, help=f"{text} ({default})")
+        kind: dict[str, Any] = {"type": type(default), "default": default}
+        if default is False:
+            kind = {"action": "store_true"}
+        parser.add_argument(f"--{name}", help=f"{text} ({default})", **kind)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parsed = parser.parse_args()
     result = {"question": question, "hardware": hardware(), **measure(parsed)}

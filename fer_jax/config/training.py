@@ -80,6 +80,9 @@ class Train:
     """Steps in one device call; 0 chooses."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """What the network computes in; parameters are float32 always."""
+    remat: Literal["none", "blocks"] = "none"
+    """blocks: keep the end of each of the network's blocks alone, and compute what is between them
+    again in the backward pass: less memory, about a third more work."""
     init: Init = Field(default_factory=Init)
     freeze: Strings = ()
     """Parameter paths that do not train, with * wildcards: "cnn/*". Their normalisation runs on

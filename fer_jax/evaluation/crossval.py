@@ -19,7 +19,7 @@ from fer_jax.evaluation.results import FIGURES, result_row, write_rows
 from fer_jax.progress import Progress
 from fer_jax.training import metrics
 from fer_jax.training.members import Member, make_members
-from fer_jax.training.parallel import use_every_core
+from fer_jax.training.parallel import keep_memory, use_every_core
 from fer_jax.training.population import train_population
 from fer_jax.training.run_directory import write_text
 
@@ -55,6 +55,8 @@ def train_and_compare(
     """
     members = make_members(experiment, folds=folds, seeds=seeds, vary=vary)
     use_every_core(16 * len(members))
+    if experiment.data.images:
+        keep_memory()
     with Progress(f"train {experiment.name}", "epochs") as progress:
         found = train_population(
             members, out, lanes=lanes, on_progress=progress, on_note=progress.say

@@ -12,7 +12,7 @@ from fer_jax.evaluation.evaluate import evaluate, render
 from fer_jax.evaluation.report import write_report
 from fer_jax.progress import Progress
 from fer_jax.training import loop
-from fer_jax.training.parallel import use_every_core
+from fer_jax.training.parallel import keep_memory, use_every_core
 from fer_jax.training.run_directory import write_text
 
 
@@ -39,7 +39,9 @@ def train_and_report(
     Returns:
       metrics.json's content, and the lines to show.
     """
-    if not experiment.data.images:  # Convolutions use every core from one device.
+    if experiment.data.images:  # Convolutions use every core from one device.
+        keep_memory()
+    else:
         use_every_core(experiment.train.batch)
     with Progress(f"train {experiment.name}", "epochs") as progress:
         summary = loop.train(

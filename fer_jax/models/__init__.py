@@ -47,11 +47,12 @@ def build(
     axis: str | None = None,
     freeze: Sequence[str] = (),
     precision: str = "float32",
+    remat: str = "none",
 ) -> Model:
     """The network of `settings` for samples of this shape and so many classes.
 
     Args:
-      axis, freeze, precision: see `model.model_of`.
+      axis, freeze, precision, remat: see `model.model_of`.
 
     Raises:
       UserError: settings that cannot be (a one-frame network on sequences, rates and layers that
@@ -63,5 +64,6 @@ def build(
         axis=axis,
         freeze=freeze,
         precision=precision,
+        remat=remat,
         kernel_l2=getattr(settings, "kernel_l2", 0.0),
     )

@@ -17,6 +17,7 @@ from fer_jax.models.layers.conv3d import Conv3D
 from fer_jax.models.layers.dropout import dropout
 from fer_jax.models.layers.initializers import INITIALIZERS, Dense
 from fer_jax.models.layers.pooling import max_pool
+from fer_jax.models.layers.rematerialise import end_block
 from fer_jax.models.model import Inputs, Outputs
 
 #: The convolutions of the five levels, with a pool after each level.
@@ -108,7 +109,7 @@ class Backbone(nnx.Module):
             for name in level:
                 x = real(jax.nn.relu(getattr(self, name)(x)))
                 maps.append(x)
-            x = pool(x) if pool else x
+            x = end_block(pool(x)) if pool else x
         return maps
 
 

@@ -17,6 +17,7 @@ from fer_jax.models.layers.conv import Conv
 from fer_jax.models.layers.dropout import dropout
 from fer_jax.models.layers.initializers import Dense, glorot_uniform, variance_scaling
 from fer_jax.models.layers.pooling import max_pool
+from fer_jax.models.layers.rematerialise import end_block
 from fer_jax.models.layers.warp import Similarity, heat_map, similarity, warp_image
 from fer_jax.models.model import Inputs, Outputs
 
@@ -90,7 +91,7 @@ class Stage(nnx.Module):
         for name, _ in self.convolutions:
             x = self._activate(name, getattr(self, name)(x), **norm)
             if name.endswith("b"):
-                x = max_pool(x, 2)
+                x = end_block(max_pool(x, 2))
         x = x.reshape(x.shape[0], -1)
         # A stage that does not train is what the next one will see in use.
         x = dropout(x, self.settings.dropout, train=train and not self.frozen, key=key, layer=layer)

@@ -16,6 +16,7 @@ from fer_jax.models.layers.conv import Conv
 from fer_jax.models.layers.dropout import dropout
 from fer_jax.models.layers.initializers import Dense
 from fer_jax.models.layers.pooling import average_pool, global_average_pool, max_pool
+from fer_jax.models.layers.rematerialise import end_block
 from fer_jax.models.model import Inputs, Outputs
 
 
@@ -176,6 +177,9 @@ class InceptionV3(nnx.Module):
                 x = run(step, x)
             return x
 
-        embedding = global_average_pool(chain(_NETWORK, frames[:, 0]))
+        x = frames[:, 0]
+        for step in _NETWORK:
+            x = end_block(run(step, x))
+        embedding = global_average_pool(x)
         x = dropout(embedding, self.settings.dropout, train=train, key=key)
         return Outputs(logits=self.classifier(x), embedding=embedding)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -12,6 +13,7 @@ from flax import nnx
 
 from fer_jax import config
 from fer_jax.models.layers.batch_norm import BatchNorm
+from fer_jax.models.layers.rematerialise import rematerialised
 from fer_jax.models.paths import matches
 
 Params = dict[str, Any]
@@ -98,6 +100,7 @@ def model_of(
     axis: str | None = None,
     freeze: Sequence[str] = (),
     precision: str = "float32",
+    remat: str = "none",
     kernel_l2: float | config.Given = 0.0,
 ) -> Model:
     """The Model of an NNX module (see `Network`).
@@ -107,6 +110,7 @@ def model_of(
       axis: the mapped axis over whose devices BatchNorm takes its statistics; None for one device.
       freeze: paths of parameters that do not train; BatchNorm there uses its averages.
       precision: what the network computes in. Parameters and BatchNorm's arithmetic stay float32.
+      remat: "blocks" computes each block again in the backward pass of training.
       kernel_l2: times the sum of the squared kernels of the module's `penalised` layers.
     """
 
@@ -141,6 +145,12 @@ def model_of(
 
     def apply(
         variables: Mapping[str, Params], batch: Batch, *, train: bool, key: jax.Array
+    ) -> tuple[Outputs, Params]:
+        run = partial(forward, train=train)
+        return (rematerialised(run) if train and remat == "blocks" else run)(variables, batch, key)
+
+    def forward(
+        variables: Mapping[str, Params], batch: Batch, key: jax.Array, *, train: bool
     ) -> tuple[Outputs, Params]:
         params, seen = variables["params"], dict(batch)
         if precision != "float32":

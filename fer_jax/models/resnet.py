@@ -17,6 +17,7 @@ from fer_jax.models.layers.conv import Conv
 from fer_jax.models.layers.dropout import dropout
 from fer_jax.models.layers.initializers import Dense, variance_scaling
 from fer_jax.models.layers.pooling import global_average_pool, max_pool
+from fer_jax.models.layers.rematerialise import end_block
 from fer_jax.models.model import Inputs, Outputs
 
 _he_fan_out = variance_scaling(2.0, "fan_out", "normal")
@@ -88,7 +89,7 @@ class ResNet(nnx.Module):
 
         x = jax.nn.relu(unit("conv1", "bn1", frames[:, 0]))
         # After a ReLU a border of zeros wins no maximum that -inf would not: PyTorch's padding=1.
-        x = max_pool(jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))), 3, 2)
+        x = end_block(max_pool(jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))), 3, 2))
         for stage, count in enumerate(self.settings.blocks):
             for index in range(count):
                 block = f"layer{stage + 1}_{index}"
@@ -96,7 +97,7 @@ class ResNet(nnx.Module):
                 y = unit(f"{block}_conv2", f"{block}_bn2", y)
                 if hasattr(self, f"{block}_downsample_0"):
                     x = unit(f"{block}_downsample_0", f"{block}_downsample_1", x)
-                x = jax.nn.relu(x + y)
+                x = end_block(jax.nn.relu(x + y))
         embedding = global_average_pool(x)
         x = dropout(embedding, self.settings.dropout, train=train, key=key)
         return Outputs(logits=self.classifier(x), embedding=embedding)

@@ -17,6 +17,7 @@ from fer_jax.models.layers import cudnn_lstm
 from fer_jax.models.layers.dropout import dropout
 from fer_jax.models.layers.gru import GRU
 from fer_jax.models.layers.lstm import LSTM, State
+from fer_jax.models.layers.rematerialise import end_block
 from fer_jax.models.model import Inputs, Outputs
 
 _glorot = jax.nn.initializers.glorot_uniform()
@@ -96,7 +97,7 @@ class RecurrentNetwork(nnx.Module):
                     whole, settings.input_dropout, layer=100 + index, example_axis=1, **draw
                 )
                 x = x * kept
-            x, last = getattr(self, name)(x, mask=mask, time_major=True)
+            x, last = getattr(self, name)(end_block(x), mask=mask, time_major=True)
             if index + 1 < len(self.layers):
                 x = dropout(x, settings.dropout, layer=index, example_axis=1, **draw)
         # States are float32 whatever the network computes in.

@@ -15,6 +15,7 @@ from fer_jax.models.layers.conv import Conv
 from fer_jax.models.layers.dropout import dropout
 from fer_jax.models.layers.initializers import Dense
 from fer_jax.models.layers.pooling import max_pool
+from fer_jax.models.layers.rematerialise import end_block
 from fer_jax.models.model import Inputs, Outputs
 
 
@@ -61,7 +62,7 @@ class SmallCNN(nnx.Module):
         (frames,) = batch["frames"].values()
         x = frames[:, 0]
         for index in range(len(self.settings.kernels)):
-            x = max_pool(jax.nn.relu(getattr(self, f"conv_{index}")(x)), 2)
+            x = end_block(max_pool(jax.nn.relu(getattr(self, f"conv_{index}")(x)), 2))
         x = x.reshape(len(x), -1)
         for index in range(len(self.settings.dense)):
             x = jax.nn.relu(getattr(self, f"dense_{index}")(x))

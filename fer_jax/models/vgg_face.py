@@ -16,6 +16,7 @@ from fer_jax.models.layers.conv import Conv
 from fer_jax.models.layers.dropout import dropout
 from fer_jax.models.layers.initializers import Dense
 from fer_jax.models.layers.pooling import global_average_pool, global_max_pool, max_pool
+from fer_jax.models.layers.rematerialise import end_block
 from fer_jax.models.model import Inputs, Outputs
 
 _CONVOLUTIONS = (2, 2, 3, 3, 3)
@@ -40,7 +41,7 @@ class Stack(nnx.Module):
         for block in self.blocks:
             for name in block:
                 x = jax.nn.relu(getattr(self, name)(x))
-            x = max_pool(x, 2)
+            x = end_block(max_pool(x, 2))
         return x
 
 

@@ -17,6 +17,7 @@ from fer_jax.models.layers.depthwise import PointwiseConv, SeparableConv
 from fer_jax.models.layers.dropout import dropout
 from fer_jax.models.layers.initializers import Dense
 from fer_jax.models.layers.pooling import global_average_pool, max_pool
+from fer_jax.models.layers.rematerialise import end_block
 from fer_jax.models.model import Inputs, Outputs
 
 
@@ -127,6 +128,6 @@ class Xception(nnx.Module):
                 y = layer(f"block{number}_sepconv{index}", y)
             if block.halves:
                 x, y = layer(f"block{number}_residual", x), max_pool(y, 3, 2, "same")
-            x = x + y if block.residual else jax.nn.relu(y)
+            x = end_block(x + y if block.residual else jax.nn.relu(y))
         x = global_average_pool(x)
         return jax.nn.relu(self.feature(x)) if self.settings.dense else x

@@ -264,6 +264,7 @@ def make_method(
         axis=parallel.AXIS,
         freeze=settings.freeze,
         precision=settings.precision,
+        remat=settings.remat,
     )
     shapes = jax.eval_shape(model.init, jax.eval_shape(lambda: jax.random.key(0)))
     check(experiment, *divide(shapes["params"], settings.freeze))

@@ -129,6 +129,7 @@ class Population:
             self._classes,
             freeze=settings.freeze,
             precision=settings.precision,
+            remat=settings.remat,
         )
         variables = jax.eval_shape(self._model.init, jax.random.key(0))
         trained, frozen = divide(variables["params"], settings.freeze)

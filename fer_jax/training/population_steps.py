@@ -76,6 +76,7 @@ def make_population_steps(
             classes,
             freeze=settings.freeze,
             precision=settings.precision,
+            remat=settings.remat,
         )
         weights = own.class_weights if weighted else jax.numpy.ones_like(own.class_weights)
         return model, changed, loss_of(settings.loss, weights)

@@ -257,3 +257,26 @@ def test_a_cpu_has_one_device_a_core_unless_the_user_said_otherwise() -> None:
     assert devices(48) == ["3", "3"]
     assert devices(8) == ["1", "1"]
     assert devices(512, JAX_NUM_CPU_DEVICES="2") == ["2", "2"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator")
+def test_memory_is_kept_unless_the_user_said_otherwise() -> None:
+    """What is freed is had again without asking the kernel for its 16384 pages."""
+    code = (
+        "import ctypes, resource; from fer_jax.training import parallel; parallel.keep_memory()\n"
+        "libc = ctypes.CDLL(None); libc.malloc.restype = ctypes.c_void_p\n"
+        "for _ in range(2):\n"
+        "    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "    piece = ctypes.c_void_p(libc.malloc(ctypes.c_size_t(1 << 26)))\n"
+        "    ctypes.memset(piece, 1, 1 << 26); libc.free(piece)\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)"
+    )
+
+    def faults(**variables: str) -> int:
+        words = [sys.executable, "-c", code]
+        environment = {**os.environ, **variables}
+        done = subprocess.run(words, env=environment, capture_output=True, text=True, check=True)
+        return int(done.stdout)
+
+    assert faults(GLIBC_TUNABLES="") < 100
+    assert faults(GLIBC_TUNABLES="glibc.malloc.mmap_threshold=1048576") > 1000
