@@ -76,6 +76,7 @@ def ours(network: str, batch: int, precision: str, devices: int) -> race.Step:
     from fer_jax.training.inputs import inputs_of
     from fer_jax.training.losses import make_loss
     from fer_jax.training.peaks import peak
+    from fer_jax.training.resident import make_resident
     from fer_jax.training.state import make_keys, make_state, snapshot
 
     jax.config.update("jax_num_cpu_devices", devices)
@@ -104,7 +105,7 @@ def ours(network: str, batch: int, precision: str, devices: int) -> race.Step:
         (state, counted, key, np.int32(0), np.int32(1)), mesh
     )
     state = snapshot(state)  # no two arrays of it share their memory: the step takes it
-    resident = steps.make_resident(samples, mesh, {})
+    resident = make_resident(samples, samples.streams, mesh, {})
     order = np.arange(batch, dtype=np.int32)[None]
     index, weight = parallel.deal(order, np.ones((1, batch), np.float32), mesh)
 
@@ -112,7 +113,7 @@ def ours(network: str, batch: int, precision: str, devices: int) -> race.Step:
         nonlocal state
         del number
         state, _ = jax.block_until_ready(
-            step(state, counted, resident, key, index, weight, start, stop)
+            step(state, counted, resident, {}, key, index, weight, start, stop)
         )
 
     device, price = jax.devices()[0], cost(models.build(settings.model, inputs, CLASSES), inputs)

@@ -260,9 +260,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         args = _parse(argv)
         if args.command in COMPILING:
-            from fer_jax.training.parallel import enable_compilation_cache
+            from fer_jax.training.parallel import enable_compilation_cache, pass_over_libtpu
 
             enable_compilation_cache()
+            pass_over_libtpu()
         code, report, text = args.run(args)
         print(json.dumps(report) if args.json else text)
         return code

@@ -153,6 +153,9 @@ def _devices(versions: dict[str, str], findings: Findings) -> list[dict[str, Any
     try:
         import jax
 
+        from fer_jax.training.parallel import pass_over_libtpu
+
+        pass_over_libtpu()
         devices = jax.devices()
     except (ImportError, RuntimeError) as error:
         what = f"JAX does not start: {str(error).splitlines()[0]}"

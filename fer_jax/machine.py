@@ -53,6 +53,12 @@ def available_memory(root: Path = ROOT) -> int:
     return max(0, min(free))
 
 
+def has_tpu(root: Path = ROOT) -> bool:
+    """Whether a TPU's device files are there."""
+    dev = root / "dev"
+    return any(dev.glob("accel[0-9]*")) or any(dev.glob("vfio/[0-9]*"))
+
+
 def default_workers(bytes_per_worker: int, root: Path = ROOT) -> int:
     """Every core that may be used, as long as there is memory for a worker on each."""
     return max(1, min(available_cores(root), available_memory(root) // bytes_per_worker))

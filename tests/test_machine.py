@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from fer_jax.machine import ROOT, available_cores, available_memory, default_workers
+from fer_jax.machine import ROOT, available_cores, available_memory, default_workers, has_tpu
 
 GIB = 1 << 30
 
@@ -77,6 +77,18 @@ def test_control_groups_of_version_1(machine):
     assert default_workers(GIB, root) == 1
     (root / "sys/fs/cgroup/cpu/cpu.cfs_quota_us").write_text("200000\n")
     assert available_cores(root) == 2
+
+
+def test_a_tpu_has_device_files(tmp_path):
+    assert not has_tpu(tmp_path)
+    (tmp_path / "dev/vfio").mkdir(parents=True)
+    (tmp_path / "dev/vfio/vfio").touch()
+    assert not has_tpu(tmp_path)
+    (tmp_path / "dev/vfio/0").touch()
+    assert has_tpu(tmp_path)
+    (tmp_path / "dev/vfio/0").unlink()
+    (tmp_path / "dev/accel0").touch()
+    assert has_tpu(tmp_path)
 
 
 def test_this_machine():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import importlib.util
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,7 +20,7 @@ import numpy as np
 from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from fer_jax import config
+from fer_jax import config, machine
 from fer_jax.data.batches import divide_batches
 from fer_jax.errors import UserError
 
@@ -40,6 +41,15 @@ def enable_compilation_cache() -> None:
         jax.config.update("jax_compilation_cache_dir", str(cache / "fer-jax" / "jax"))
 
 
+def pass_over_libtpu() -> None:
+    """Keeps JAX from starting libtpu, which may be there to compile for TPUs, where there is no TPU:
+    it would warn of all that it misses. For commands, before JAX starts; $JAX_PLATFORMS stays."""
+    plugins = (f"jax_{name}_plugin" for name in ("cuda12", "cuda13", "rocm7", "rocm60"))
+    accelerated = machine.has_tpu() or any(map(importlib.util.find_spec, plugins))
+    if jax.config.values["jax_platforms"] is None and not accelerated:
+        jax.config.update("jax_platforms", "cpu")
+
+
 def use_every_core(batch: int) -> None:
     """Gives a CPU one JAX device a core, so that a batch is shared among the cores.
 
@@ -51,11 +61,10 @@ def use_every_core(batch: int) -> None:
         return
     if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
         return
-    # macOS does not say which cores a process may use.
-    cores = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))(0)
+    cores = machine.available_cores()
     # Refused where JAX runs already: its devices then stay as they are.
     with contextlib.suppress(RuntimeError):
-        jax.config.update("jax_num_cpu_devices", max(1, min(len(cores), batch // 16, MOST_CORES)))
+        jax.config.update("jax_num_cpu_devices", max(1, min(cores, batch // 16, MOST_CORES)))
 
 
 def keep_memory() -> None:
