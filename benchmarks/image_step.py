@@ -11,13 +11,13 @@ step (on a GPU bfloat16); `ratio_best` is the least of the peers that compute in
 `ratio_best_bfloat16` that of bfloat16. Operations are counted from the network, three times its
 forward pass, so `share_of_roof` is the model FLOPs utilisation (MFU).
 
-Where a CPU's step goes, by CPU time on one core, other work beside: Xception's 1x1 convolutions
-are products at 140 to 210 GFLOP/s; C3D's conv2 to conv4 run at 100 to 240, as in oneDNN or faster,
-but for conv2's kernel gradient, which takes 1.7 times as long. As products of gathered patches
-conv2 and conv3 take up to twice as long forward. A depthwise kernel's gradient reads its images
-nine times: PyTorch's depthwise layers take a third of the time, in all a tenth of our step. XLA's
-oneDNN and YNNPACK flags gave nothing to be seen. Padded channels have little to give: the stem's
-one channel takes 0.75 ms of 330.
+Where a CPU's step goes, by CPU time on one core of a busy machine: Xception's 1x1 convolutions are
+products at 140 to 210 GFLOP/s; C3D's conv2 to conv4 run at 100 to 240, from a quarter slower than
+oneDNN's to several times faster, but for conv2's kernel gradient, which takes 1.7 times as long. As
+products of gathered patches conv2 and conv3 take up to twice as long forward. Depthwise layers are
+a sixth of Xception's step; PyTorch's take 0.3 to 0.5 of their time, except on the smallest images,
+as a depthwise kernel's gradient reads its images nine times. XLA's oneDNN and YNNPACK flags did not
+help in one noisy run. Padded channels have little to give: the stem takes 0.75 ms of 340.
 """
 
 from __future__ import annotations
