@@ -42,7 +42,7 @@ def enable_compilation_cache() -> None:
 
 
 def pass_over_libtpu() -> None:
-    """Keeps JAX from starting libtpu, which may be there to compile for TPUs, where there is no TPU:
+    """Keeps JAX from starting libtpu, there to compile for TPUs, on a machine that has no TPU:
     it would warn of all that it misses. For commands, before JAX starts; $JAX_PLATFORMS stays."""
     plugins = (f"jax_{name}_plugin" for name in ("cuda12", "cuda13", "rocm7", "rocm60"))
     accelerated = machine.has_tpu() or any(map(importlib.util.find_spec, plugins))
