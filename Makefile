@@ -53,11 +53,11 @@ format: venv  ## rewrite what ruff can mend
 # PyTorch is installed for the benchmarks alone: away from a CPU-only wheel it is gigabytes.
 bench: venv  ## side by side with PyTorch, Keras, TensorFlow and others on the CPU, into bench-results/
 	@$(BIN)/python -c 'import torch' 2>/dev/null || $(PIP) install --quiet 'torch==2.13.0'
-	@JAX_PLATFORMS=cpu $(BIN)/python -m benchmarks
+	@$(BIN)/fer-jax bench
 
 bench-gpu: venv  ## the same on this machine's GPU
 	@$(BIN)/python -c 'import torch' 2>/dev/null || $(PIP) install --quiet 'torch==2.13.0'
-	@$(BIN)/python -m benchmarks --gpu
+	@$(BIN)/fer-jax bench --gpu
 
 lock: venv  ## refresh the pins of requirements/ (UPGRADE=--upgrade for the newest)
 	@$(BIN)/python -c 'import uv' 2>/dev/null || $(PIP) install --quiet uv

@@ -2,7 +2,7 @@
 
     python -m benchmarks.lstm_step --json
     python -m benchmarks.lstm_step --shape paper5 --json
-    python -m benchmarks.lstm_step --gpu 1 --precision bfloat16 --json
+    python -m benchmarks.lstm_step --gpu --precision bfloat16 --json
 
 Every peer does the same work: LSTM layers with dropout after each, softmax cross-entropy, backward,
 Adam with weight decay.
@@ -281,7 +281,7 @@ if __name__ == "__main__":
         "turns": (15, "turns of every peer"),
         "steps": (8, "steps a turn"),
         "shape": ("paper1", " or ".join(SHAPES)),
-        "gpu": (0, "1 races on a GPU"),
+        "gpu": (False, "race on a GPU"),
         "precision": ("float32", "or bfloat16, of ours and PyTorch's"),
     }
     race.main("lstm_step", __doc__, measure, options)

@@ -1,7 +1,7 @@
 """What does a member of a population cost beside the same run alone, and beside PyTorch's run?
 
     python -m benchmarks.population --shape paper1 --json
-    python -m benchmarks.population --shape paper1 --gpu 1 --json
+    python -m benchmarks.population --shape paper1 --gpu --json
 
 A population of 32 seeds and one of these runs alone train through `train_population` and
 `loop.train`, as the commands do; a turn is some epochs of each. What counts is milliseconds a
@@ -257,7 +257,7 @@ def pytorch_processes(shape: Shape) -> race.Step:
 
 
 def _compare(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
-    shape, gpu = SHAPES[name], bool(arguments.gpu)
+    shape, gpu = SHAPES[name], arguments.gpu
     with tempfile.TemporaryDirectory() as folder:
         records = Path(folder) / "records"
         _write_records(shape, records)
@@ -297,7 +297,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 if __name__ == "__main__":
     options = {
         "members": (32, "runs of the population"), "shape": ("all", "paper1, paper5 or all"),
-        "gpu": (0, "1: all members at once on one GPU"), "turns": (7, "turns of every peer"),
+        "gpu": (False, "all members at once on one GPU"), "turns": (7, "turns of every peer"),
         "epochs": (3, "epochs a turn"),
     }  # fmt: skip
     race.main("population", __doc__, measure, options)

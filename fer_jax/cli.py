@@ -185,6 +185,19 @@ def make_parser() -> argparse.ArgumentParser:
     )
     p.add_argument("configs", type=Path, nargs="?", metavar="DIR", help="another folder of configs")
 
+    p = add(
+        "bench",
+        commands.bench,
+        "How fast this is beside PyTorch, Keras, Flax, TensorFlow and others, on this machine.",
+        "fer-jax bench lstm_step record_reading",
+    )
+    p.add_argument("questions", nargs="*", metavar="QUESTION", help="default: all that fit")
+    p.add_argument("--gpu", action="store_true", help="the questions for a GPU")
+    p.add_argument(
+        "--out", type=Path, default=Path("bench-results"), metavar="DIR",
+        help="for the JSON and the table (default: bench-results)",
+    )  # fmt: skip
+
     add(
         "doctor",
         commands.doctor,

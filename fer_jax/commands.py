@@ -178,6 +178,13 @@ def demo(args: argparse.Namespace) -> tuple[int, dict[str, Any], str]:
     return 0, report, text
 
 
+def bench(args: argparse.Namespace) -> tuple[int, dict[str, Any], str]:
+    from benchmarks.suite import run
+
+    answers, table = run(args.questions, args.gpu, args.out)
+    return 0, {"answers": answers}, table
+
+
 def doctor(args: argparse.Namespace) -> tuple[int, dict[str, Any], str]:
     from fer_jax.doctor import doctor, render
 

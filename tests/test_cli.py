@@ -13,7 +13,7 @@ from fer_jax.cli import main, make_parser
 
 COMMANDS = (
     "demo", "preprocess", "inspect", "audit", "train", "crossval", "evaluate", "predict", "extract",
-    "models", "doctor",
+    "models", "bench", "doctor",
 )  # fmt: skip
 
 
