@@ -298,11 +298,13 @@ def test_what_a_user_must_know_is_said_before_the_first_epoch(
     summary = loop.train(
         changed, tmp_path / "run", lambda *_: epochs.append(list(said)), on_note=said.append
     )
-    short, frozen = said
+    short, frozen, where, first = said
+    assert where.startswith("input: ") and first.startswith("first step after ")
     # Clips of 5, 6 and 7 frames in turn; those that test are not counted.
     assert "clips are shorter than a window of 6 frames" in short
     assert frozen.startswith("frozen, and random: lstm_0 (3)")
-    assert epochs[0] == summary["notes"] == [short, frozen]
+    assert epochs[0] == [short, frozen, where, first]
+    assert summary["notes"] == [short, frozen, where]
     assert evaluate(tmp_path / "run")["notes"] == [short, frozen]
 
 
