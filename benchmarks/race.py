@@ -48,13 +48,13 @@ def race(
       steps: a turn; of several the first finds cold caches and is not counted.
     """
     context = multiprocessing.get_context("spawn")
-    pipes, processes = {}, []
+    pipes, processes, facts = {}, [], {}
     for name, make in peers.items():
         pipes[name], theirs = context.Pipe()
         processes.append(context.Process(target=_serve, args=(make, theirs), daemon=True))
         processes[-1].start()
         theirs.close()  # so that a peer that dies ends our waiting
-    facts = {name: pipe.recv() for name, pipe in pipes.items()}
+        facts[name] = pipes[name].recv()  # One by one: some measure what the machine can do.
     times: dict[str, list[float]] = {name: [] for name in peers}
     for turn in range(turns + 1):
         for name, pipe in pipes.items():

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 
 class Peak(NamedTuple):
@@ -61,15 +62,21 @@ def peak(device: Any, precision: str = "float32", devices: int = 1) -> Peak | No
 
 @cache
 def _measured(devices: int) -> Peak:
-    """The best of some products f32[1024, 1024] and of some passes over 64 MiB, all devices at
-    once: a share of the cores' and of the memory they have in common."""
-    side, numbers = 1024, 1 << 23
-    matrix = jnp.ones((devices, side, side))
-    array = jnp.ones((devices, numbers))
+    """The best of some products f32[1024, 1024] and of some sums over 64 MiB, all devices at once:
+    a share of the cores', and of the memory that they have in common."""
+    side, times, numbers = 1024, 4, 1 << 24
     own = jax.local_devices(backend="cpu")[:devices]
-    product = jax.pmap(lambda x: x @ x, devices=own)
-    add = jax.pmap(lambda x: x + 1, devices=own)
-    return Peak(2 * side**3 / _least(product, matrix), 2 * 4 * numbers / _least(add, array))
+
+    def products(x: jax.Array) -> jax.Array:
+        # In a loop, where the memory of the results is there already.
+        return lax.fori_loop(0, times, lambda _, y: x @ y, x)
+
+    def mapped(function: Any, *shape: int) -> float:
+        run, array = jax.pmap(function, devices=own), jnp.zeros((devices, *shape))
+        return _least(run, jax.block_until_ready(array))
+
+    product, read = mapped(products, side, side), mapped(jnp.sum, numbers)
+    return Peak(times * 2 * side**3 / product, 4 * numbers / read)
 
 
 def _least(function: Any, argument: jax.Array, times: int = 6) -> float:

@@ -88,7 +88,9 @@ def cudnn(jax, gpu):
     for primitive, function in ((rnn.rnn_fwd_p, _forward), (rnn.rnn_bwd_p, _backward)):
         rule = mlir.LoweringRuleEntry(mlir.lower_fun(function), False)
         gpu.setitem(mlir._platform_specific_lowerings["cpu"], primitive, rule)
-    gpu.setattr(jax.lax, "platform_dependent", lambda *a, default, **by: by.get("cuda", default)(*a))
+    gpu.setattr(
+        jax.lax, "platform_dependent", lambda *a, default, **by: by.get("cuda", default)(*a)
+    )
 
 
 def _run(implementation, **more):
