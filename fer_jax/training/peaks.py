@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 
 class Peak(NamedTuple):
@@ -53,7 +52,8 @@ def peak(device: Any, precision: str = "float32", devices: int = 1) -> Peak | No
       None for a device that nobody listed.
     """
     if device.platform == "cpu":
-        return _measured(devices)
+        best = _measured()
+        return Peak(best.flops / devices, best.bytes / devices)
     for kind, bfloat16, float32, memory in _DATASHEETS:
         if device.device_kind.startswith(kind):
             return Peak(bfloat16 if precision == "bfloat16" else float32, memory)
@@ -61,25 +61,16 @@ def peak(device: Any, precision: str = "float32", devices: int = 1) -> Peak | No
 
 
 @cache
-def _measured(devices: int) -> Peak:
-    """The best of some products f32[1024, 1024] and of some sums over 64 MiB, all devices at once:
-    a share of the cores', and of the memory that they have in common."""
-    side, times, numbers = 1024, 4, 1 << 24
-    own = jax.local_devices(backend="cpu")[:devices]
-
-    def products(x: jax.Array) -> jax.Array:
-        # In a loop, where the memory of the results is there already.
-        return lax.fori_loop(0, times, lambda _, y: x @ y, x)
-
-    def mapped(function: Any, *shape: int) -> float:
-        run, array = jax.pmap(function, devices=own), jnp.zeros((devices, *shape))
-        return _least(run, jax.block_until_ready(array))
-
-    product, read = mapped(products, side, side), mapped(jnp.sum, numbers)
-    return Peak(times * 2 * side**3 / product, 4 * numbers / read)
+def _measured() -> Peak:
+    """The best of some products f32[1024, 1024], and of some sums over 64 MiB, on one device of the
+    CPU, which has all cores while the others are idle."""
+    side, numbers = 1024, 1 << 24
+    product = _least(jax.jit(lambda x: x @ x), jnp.ones((side, side)))
+    return Peak(2 * side**3 / product, 4 * numbers / _least(jax.jit(jnp.sum), jnp.ones(numbers)))
 
 
-def _least(function: Any, argument: jax.Array, times: int = 6) -> float:
+def _least(function: Any, argument: jax.Array, times: int = 8) -> float:
+    jax.block_until_ready(function(argument))
     seconds = []
     for _ in range(times):
         begun = time.perf_counter()

@@ -38,5 +38,6 @@ def test_a_cpu_is_measured_once() -> None:
     """Between a pocket calculator and a rack: what it measures is a speed of this machine."""
     cpu = jax.devices("cpu")[0]
     found = peak(cpu)
-    assert found is not None and peak(cpu) is found
+    assert found is not None
     assert 1e8 < found.flops < 1e14 and 1e8 < found.bytes < 1e13
+    assert peak(cpu, devices=4) == Peak(found.flops / 4, found.bytes / 4)
