@@ -20,7 +20,7 @@ from fer_jax.errors import UserError
 #: The questions, "module" or "module:variant", and what each is told on a CPU and on a GPU; None
 #: where it does not run.
 QUESTIONS: dict[str, tuple[tuple[str, ...] | None, tuple[str, ...] | None]] = {
-    "lstm_step": ((), ("--gpu")),
+    "lstm_step": ((), ("--gpu",)),
     "lstm_step:paper5": (("--shape", "paper5"), ("--shape", "paper5", "--gpu")),
     "lstm_step:bfloat16": (None, ("--precision", "bfloat16", "--gpu")),
     "population:paper1": (("--shape", "paper1"), ("--shape", "paper1", "--gpu")),

@@ -14,6 +14,8 @@ def test_every_question_is_a_module_that_answers() -> None:
     for name in suite.QUESTIONS:
         module = importlib.import_module(f"benchmarks.{name.partition(':')[0]}")
         assert module.__doc__ and callable(module.measure)
+    for told in (one for pair in suite.QUESTIONS.values() for one in pair):
+        assert told is None or isinstance(told, tuple)
 
 
 def counting(number: int) -> race.Step:
