@@ -89,18 +89,11 @@ def compare(
     }
 
 
-def roofline(compiled: Any, precision: str = "float32") -> dict[str, Any]:
-    """`roof` of JAX's compiled step, which counts its operations and bytes for one device. A loop
-    counts once: give a single step, and where it holds a scan count yourself."""
-    counted = compiled.cost_analysis()
-    return roof(counted.get("flops", 0.0), counted.get("bytes accessed", 0.0), precision)
-
-
 def roof(flops: float, moved: float, precision: str = "float32") -> dict[str, Any]:
     """What a step must do, and the least time in which these devices could.
 
     Args:
-      flops: of one device.
+      flops: of one device; count a scan's by its length, which XLA's own count does not.
       moved: bytes of one device.
       precision: of the products.
 

@@ -9,7 +9,6 @@ All three show the same batches in the same order.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -121,23 +120,13 @@ class Source:
             yield Feed(lambda: {"fed": next(iterator)}, True)
 
 
-class Feed:
-    """The dealt arrays, call by call.
+class Feed(NamedTuple):
+    """The dealt arrays, call by call."""
 
-    Attributes:
-      single: each is of one step alone.
-      waited: seconds that a caller has waited for them.
-    """
-
-    def __init__(self, take: Callable[[], dict[str, Any]], single: bool):
-        self._take, self.single, self.waited = take, single, 0.0
-
-    def take(self) -> dict[str, Any]:
-        """Of the next call."""
-        begun = time.monotonic()
-        found = self._take()
-        self.waited += time.monotonic() - begun
-        return found
+    take: Callable[[], dict[str, Any]]
+    """Of the next call, as soon as they are there."""
+    single: bool
+    """Each is of one step alone."""
 
 
 def make_source(
