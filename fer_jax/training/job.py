@@ -25,6 +25,7 @@ from fer_jax.labels import LabelSpace, make_label_space
 from fer_jax.models.paths import flatten, matches
 from fer_jax.records import Clip
 from fer_jax.training import optim, parallel, source, steps
+from fer_jax.training.capacity import sample_bytes
 from fer_jax.training.inputs import inputs_of
 from fer_jax.training.losses import Loss, make_loss
 from fer_jax.training.state import TrainState, divide, make_keys, make_state
@@ -300,6 +301,7 @@ def make_job(experiment: Experiment, dataset: Dataset, statistics: Statistics) -
     make = partial(
         source.make_source, statistics=statistics, placement=where, mesh=mesh, experiment=experiment
     )
+    each = sample_bytes(model, dataset.inputs, experiment, mesh)
     return Job(
         experiment=experiment,
         mesh=mesh,
@@ -316,7 +318,7 @@ def make_job(experiment: Experiment, dataset: Dataset, statistics: Statistics) -
         steps_per_epoch=steps_per_epoch,
         parameters=models.parameter_count(shapes["params"]),
         trained=models.parameter_count(trained),
-        train_step=steps.make_train_step(model, experiment, method.loss, optimizer, mesh),
+        train_step=steps.make_train_step(model, experiment, method.loss, optimizer, mesh, each),
         evaluate_step=steps.make_evaluate_step(model, experiment, plain_loss, mesh),
     )
 

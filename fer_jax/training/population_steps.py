@@ -18,6 +18,7 @@ from jax.sharding import Mesh
 from fer_jax import models
 from fer_jax.config import Experiment
 from fer_jax.training import optim, parallel, steps
+from fer_jax.training.capacity import sample_bytes
 from fer_jax.training.losses import loss_of
 from fer_jax.training.members import with_numbers
 from fer_jax.training.metrics import Metrics
@@ -65,6 +66,9 @@ def make_population_steps(
       experiment: any member's; the others differ in what `Own` holds.
     """
     single = steps.one_by_one(experiment, mesh)
+    settings = experiment.train
+    plain = models.build(experiment.model, inputs, classes, freeze=settings.freeze)
+    each = sample_bytes(plain, inputs, experiment, mesh)
 
     def parts(own: Own, weighted: bool) -> tuple[models.Model, Experiment, Any]:
         """A member's network, config and loss, some of whose numbers are traced."""
@@ -85,7 +89,7 @@ def make_population_steps(
         def member(state, counted, own, index, weight):  # type: ignore[no-untyped-def]
             model, changed, loss = parts(own, weighted=True)
             optimizer = optim.make_optimizer(changed.optim, own.lengths)
-            update = steps.make_update(model, changed, loss, optimizer)
+            update = steps.make_update(model, changed, loss, optimizer, sample_bytes=each)
             seen = own.resident(resident)
             key = jax.random.wrap_key_data(own.key)
 

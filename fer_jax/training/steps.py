@@ -23,6 +23,7 @@ from fer_jax.data import augment, batches
 from fer_jax.data.statistics import Statistics
 from fer_jax.models import Model, Outputs
 from fer_jax.training import metrics, parallel
+from fer_jax.training.capacity import parts_of
 from fer_jax.training.landmark_loss import landmark_error
 from fer_jax.training.losses import Loss
 from fer_jax.training.metrics import Metrics
@@ -124,19 +125,21 @@ def make_update(
     loss: Loss,
     optimizer: optax.GradientTransformation,
     devices: Devices = ALONE,
+    sample_bytes: int = 0,
 ) -> Update:
     """One step of training on one batch, for jit.
 
     The loss of a batch is sum(weight * loss) / examples + penalty; examples are those of order
     weight 1, over all devices, so padding counts nothing and devices do not change the sum. An
     example draws its dropout and its augmentation from fold_in(fold_in(key, step), its place in
-    the batch), wherever it lies. A batch may be computed in `train.accumulate` parts: the
-    gradient is the same, BatchNorm sees one part at a time.
+    the batch), wherever it lies. A batch may be computed in `train.accumulate` parts, or more (see
+    `capacity.sample_bytes`): the gradient is the same, BatchNorm sees one part at a time.
     """
     train = settings.train
-    terms, freeze, parts = train.loss, train.freeze, train.accumulate
+    terms, freeze = train.loss, train.freeze
 
     def update(state, counted, resident, key, chosen, real, fed=None):  # type: ignore[no-untyped-def]
+        parts = parts_of(len(chosen), train.accumulate, sample_bytes)
         count = devices.total(jnp.sum(real))
         step_key = jax.random.fold_in(key, state.step)
         place = devices.place * len(chosen) + jnp.arange(len(chosen))
@@ -224,15 +227,20 @@ def make_train_step(
     loss: Loss,
     optimizer: optax.GradientTransformation,
     mesh: Mesh,
+    sample_bytes: int = 0,
 ) -> TrainStep:
     """Steps `start` to `stop` of an epoch, as one call that takes the state's memory.
+
+    Args:
+      sample_bytes: see `capacity.sample_bytes`.
 
     Returns:
       A function of (state, metrics so far, resident, dealt, key, index i32[D, S, b], weight
       f32[D, S, b], start i32[], stop i32[]) to (state, metrics); `train.accumulate` divides b. For
       resident and dealt see `source.Source`.
     """
-    update = make_update(model, settings, loss, optimizer, Devices(parallel.AXIS, mesh.size))
+    devices = Devices(parallel.AXIS, mesh.size)
+    update = make_update(model, settings, loss, optimizer, devices, sample_bytes)
     single = one_by_one(settings, mesh)
 
     def run(state, counted, resident, dealt, key, index, weight, start, stop):  # type: ignore[no-untyped-def]

@@ -1,7 +1,8 @@
-"""How many members a device holds."""
+"""How many members a device holds, and how much of a batch a CPU's cache does."""
 
 import math
 from types import SimpleNamespace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,13 @@ import pytest
 
 from fer_jax import config, models
 from fer_jax.training import metrics, optim, parallel
-from fer_jax.training.capacity import bytes_of, bytes_of_a_member, lanes_that_fit
+from fer_jax.training.capacity import (
+    bytes_of,
+    bytes_of_a_member,
+    lanes_that_fit,
+    parts_of,
+    sample_bytes,
+)
 from fer_jax.training.population_steps import Own, make_population_steps
 from fer_jax.training.resident import Rows
 from fer_jax.training.state import make_state
@@ -91,3 +98,22 @@ def test_lanes_fill_what_is_left_of_a_device() -> None:
     tpu = SimpleNamespace(platform="tpu", memory_stats=lambda: None)
     assert lanes_that_fit(tpu, resident=900, member=100, wanted=4) == 4
     assert lanes_that_fit(jax.devices("cpu")[0], resident=0, member=1, wanted=32) == 1
+
+
+def test_a_cpu_computes_large_batches_of_small_networks_in_parts() -> None:
+    mesh = parallel.make_mesh(config.Parallel(devices=1))
+    experiment = config.Experiment(name="paper1", data=config.Data(), model=config.LSTM())
+    inputs = models.Inputs(frames=76, features=259)
+
+    def kept(*units: int, mesh: Any = mesh) -> int:
+        model = models.build(config.LSTM(units=units, dropout=0.5), inputs, 6)
+        return sample_bytes(model, inputs, experiment, mesh)
+
+    small = kept(128, 256)
+    # Gates, outputs and cells of both layers, at least.
+    assert 76 * 4 * 6 * (128 + 256) <= small <= 2 * 76 * 4 * 6 * (128 + 256)
+    assert [parts_of(n, 1, small) for n in (64, 63, 32, 128)] == [2, 1, 1, 4]
+    assert parts_of(66, 3, small) == 6 and parts_of(64, 4, small) == 4
+    assert kept(1024) == 0
+    tpu = SimpleNamespace(devices=SimpleNamespace(flat=[SimpleNamespace(platform="tpu")]))
+    assert kept(128, 256, mesh=tpu) == 0 and parts_of(64, 1, 0) == 1

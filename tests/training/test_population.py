@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from fer_jax import config
-from fer_jax.training import loop
+from fer_jax.training import capacity, loop
 from fer_jax.training.members import Member, make_members
 from fer_jax.training.population import train_population
 
@@ -27,8 +27,16 @@ def folded(experiment: config.Experiment) -> config.Experiment:
 LSTM = [("model.name", "lstm"), ("model.units", "6"), ("data.length", "thin"), ("data.frames", "4")]
 
 
-@pytest.mark.parametrize("model", [[], LSTM], ids=["dense", "lstm"])
-def test_a_member_is_the_run_alone_to_the_bit(runs, folded, tmp_path: Path, model) -> None:
+@pytest.mark.parametrize(
+    ("model", "part_bytes"),
+    [([], None), (LSTM, None), (LSTM, 4000)],
+    ids=["dense", "lstm", "lstm in parts"],
+)
+def test_a_member_is_the_run_alone_to_the_bit(
+    runs, folded, tmp_path: Path, monkeypatch, model, part_bytes
+) -> None:
+    if part_bytes:
+        monkeypatch.setattr(capacity, "_PART_BYTES", part_bytes)
     vary = [("optim.lr", ["0.01", "0.003"])]
     members = make_members(config.override(folded, model), folds=True, vary=vary)
     found = train_population(members, tmp_path / "all")
