@@ -1,0 +1,166 @@
+"""What a paper's tables are made of: commands, and where each of its numbers comes from."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fer_jax.evaluation.systems import CONFIGS
+
+#: `{crema-d:landmarks68}` in a command is a record directory of CREMA-D that holds landmarks;
+#: `{fer2013:crops:align=none}` one whose recipe says so.
+NEED = re.compile(r"\{([a-z0-9+-]+):([\w,]*)(?::([\w=,.-]+))?\}")
+#: `{run:NAME}` is the run directory of a step, `{split:NAME}` the split that it writes.
+_MADE = re.compile(r"\{(run|split):([\w.+-]+)\}")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One `fer-jax` command, whose last line of JSON is its result.
+
+    Attributes:
+      name: of its result and its run directory.
+      words: of the command, without --out; see `NEED` and `_MADE` for what stands in braces.
+    """
+
+    name: str
+    words: tuple[str, ...]
+
+    @property
+    def needs(self) -> tuple[tuple[str, str, str], ...]:
+        """(corpus, streams, recipe) that the command reads."""
+        found = [match for word in self.words for match in NEED.findall(word)]
+        return tuple(dict.fromkeys(found))
+
+    @property
+    def after(self) -> tuple[str, ...]:
+        """Steps whose runs or splits the command reads."""
+        found = (name for word in self.words for _, name in _MADE.findall(word))
+        return tuple(name for name in found if name != self.name)
+
+    @property
+    def trains(self) -> bool:
+        return self.words[0] in ("train", "crossval")
+
+    def command(
+        self, out: Path, records: Mapping[tuple[str, str, str], Path], extra: Sequence[str]
+    ) -> list[str]:
+        """The words with every brace filled in.
+
+        Args:
+          extra: overrides of every training.
+        """
+        words = [NEED.sub(lambda found: str(records[found.groups("")]), w) for w in self.words]
+        words = [_MADE.sub(lambda found: str(_made(out, *found.groups())), word) for word in words]
+        if self.trains:
+            words += ["--out", str(run_of(out, self.name)), *extra]
+        return words
+
+
+def run_of(out: Path, step: str) -> Path:
+    """Where a step trains."""
+    return out / "runs" / step
+
+
+def _made(out: Path, kind: str, step: str) -> Path:
+    return run_of(out, step) if kind == "run" else out / "splits" / f"{step}.csv"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A number of a table.
+
+    Attributes:
+      row, column: where it stands.
+      paper: what the paper reports; None where it reports nothing.
+      step: whose result is compared with it, under the paper's protocol.
+      leak_free: the step of the same system under a protocol that does not leak; "" where the
+        paper's own does not.
+      figure: of the result: "accuracy", ..., or "confusion/TRUTH/PREDICTED", the share of a row.
+    """
+
+    row: str
+    column: str
+    paper: float | None
+    step: str = ""
+    leak_free: str = ""
+    figure: str = "accuracy"
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of a paper.
+
+    Attributes:
+      name: the paper's, "Table 3".
+      note: what a reader must know beside the numbers.
+      count: for a table of counts, what finds them: (record directory of `reads`) ->
+        {(row, column): number}; its cells have no step.
+      reads: the corpus that is counted, as `NEED` writes it.
+      shares: whether the numbers are shares, shown in percent.
+    """
+
+    name: str
+    title: str
+    cells: tuple[Cell, ...]
+    note: str = ""
+    count: Callable[[Path], Mapping[tuple[str, str], float]] | None = None
+    reads: str = ""
+    shares: bool = True
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A picture of a paper, made again.
+
+    Attributes:
+      draw: (record directories of `reads`, results by step) -> SVG or HTML text, and a caption; None
+        where there is nothing to draw yet.
+      reads: corpora, as `NEED` writes them.
+    """
+
+    title: str
+    draw: Callable[[Sequence[Path], Mapping[str, Any]], tuple[str, str] | None]
+    reads: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Paper:
+    """Everything that is made again of a paper.
+
+    Attributes:
+      shown: steps whose confusion matrix, learning curves and mistakes the page shows.
+      small: overrides of every training on generated corpora.
+    """
+
+    name: str
+    title: str
+    tables: tuple[Table, ...]
+    steps: tuple[Step, ...]
+    figures: tuple[Figure, ...] = ()
+    shown: tuple[str, ...] = ()
+    notes: tuple[str, ...] = field(default=())
+
+    def __post_init__(self) -> None:
+        names = [step.name for step in self.steps]
+        wanted = {c.step for t in self.tables for c in t.cells} | {
+            c.leak_free for t in self.tables for c in t.cells
+        }
+        assert len(set(names)) == len(names) and wanted - {""} <= set(names), self.name
+
+    def step(self, name: str) -> Step:
+        return next(step for step in self.steps if step.name == name)
+
+
+def config(name: str) -> str:
+    """The path of a shipped config."""
+    return str(CONFIGS / f"{name}.py")
+
+
+def flags(**changes: Any) -> tuple[str, ...]:
+    """Overrides: data__features="none" is --data.features none."""
+    pairs = ((f"--{key.replace('__', '.')}", str(value)) for key, value in changes.items())
+    return tuple(word for pair in pairs for word in pair)
