@@ -65,6 +65,39 @@ def audit(args: argparse.Namespace) -> tuple[int, dict[str, Any], str]:
     return 4 if leaky else 0, report, text
 
 
+def importance(args: argparse.Namespace) -> tuple[int, dict[str, Any], str]:
+    from fer_jax.config import Experiment, override
+    from fer_jax.evaluation.selection import parse_thresholds, select
+    from fer_jax.progress import Progress
+
+    everything = args.protocol == "none"
+    experiment = override(
+        Experiment(name="importance"),
+        [
+            *([] if everything else [("protocol.name", args.protocol)]),
+            ("protocol.folds", str(args.folds)),
+            ("protocol.fold", str(args.fold)),
+            ("protocol.seed", str(args.seed)),
+            ("data.importance.frames", args.frames),
+            ("data.importance.trees", args.trees),
+            ("data.importance.seed", str(args.seed)),
+            ("data.landmark_scale", args.landmark_scale),
+        ],
+    )
+    with Progress("importance", "trees") as progress:
+        report, text = select(
+            args.dirs,
+            args.out,
+            None if everything else experiment.protocol,
+            experiment.data.importance,
+            thresholds=parse_thresholds(args.threshold),
+            labels=args.labels,
+            landmark_scale=experiment.data.landmark_scale,
+            on_progress=progress,
+        )
+    return 0, report, text
+
+
 def train(args: argparse.Namespace) -> tuple[int, dict[str, Any], str]:
     from fer_jax.config import load_config
     from fer_jax.evaluation.pipeline import run_directory, train_and_report
