@@ -187,6 +187,18 @@ def make_parser() -> argparse.ArgumentParser:
     p.add_argument("--results", **_RESULTS)
 
     p = add(
+        "compare",
+        commands.compare,
+        "Paired tests between evaluated runs or populations on the same test clips.",
+        "fer-jax compare runs/distances-259/ runs/coords-136/",
+    )
+    p.add_argument(
+        "runs", type=Path, nargs="+", metavar="RUN", help="a population's folds are pooled"
+    )
+    p.add_argument("--common", action="store_true", help="on the clips that all of them tested")
+    p.add_argument("--out", type=Path, metavar="DIR", help="write comparison.csv and .html there")
+
+    p = add(
         "predict",
         commands.predict,
         "Predict videos and images: CSVs and an annotated copy.",

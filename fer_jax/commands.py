@@ -165,6 +165,17 @@ def evaluate(args: argparse.Namespace) -> tuple[int, dict[str, Any], str]:
     return 0, metrics, text
 
 
+def compare(args: argparse.Namespace) -> tuple[int, dict[str, Any], str]:
+    from fer_jax.evaluation.compare import compare, load_systems, render, write
+
+    systems = [system for run in args.runs for system in load_systems(run)]
+    report = compare(systems, common=args.common)
+    text = render(report)
+    if args.out is not None:
+        text += f"\nwritten: {write(report, args.out)}"
+    return 0, report, text
+
+
 def predict(args: argparse.Namespace) -> tuple[int, dict[str, Any], str]:
     from fer_jax.deploy.predict import predict_files
     from fer_jax.progress import Progress
