@@ -216,7 +216,7 @@ def _figures(
     return row
 
 
-_COLUMNS = (
+_COLUMNS: tuple[str, ...] = (
     "first", "second", "figure", "difference", "low", "high", "p", "p_holm",
     "only_first", "only_second", "mcnemar_p", "mcnemar_p_holm",
 )  # fmt: skip
