@@ -20,7 +20,7 @@ from fer_jax import __version__, commands
 from fer_jax.errors import UserError
 
 #: Commands whose compiled programs are kept for the next time.
-COMPILING = ("train", "crossval", "evaluate", "predict", "extract", "demo")
+COMPILING = ("train", "crossval", "evaluate", "importance", "predict", "extract", "demo")
 EPILOG = (
     "Exit codes: 0 done, 2 a mistake you can fix, 1 a bug of ours, 3 done but some files could not "
     "be read, 4 audit --strict found a leak, 130 interrupted."
@@ -127,6 +127,36 @@ def make_parser() -> argparse.ArgumentParser:
     p.add_argument("--strict", action="store_true", help="exit 4 if anything leaks")
 
     p = add(
+        "importance",
+        commands.importance,
+        "Which landmark distances tell emotions apart (paper 1): lists and a picture.",
+        "fer-jax importance records/ --protocol subject-kfold --out importances/",
+    )
+    p.add_argument("dirs", type=Path, nargs="+", metavar="DIR", help="records with landmarks")
+    p.add_argument("--out", type=Path, required=True, metavar="OUT")
+    p.add_argument(
+        "--protocol",
+        default="subject",
+        metavar="NAME",
+        help="whose training part is looked at; none: every clip, as the paper did",
+    )
+    p.add_argument("--folds", type=int, default=10)
+    p.add_argument("--fold", type=int, default=0)
+    p.add_argument("--seed", type=int, default=0)
+    p.add_argument(
+        "--frames",
+        default="4000",
+        metavar="N",
+        help="drawn at random (default: 4000; paper: 120000)",
+    )
+    p.add_argument("--trees", default="500", metavar="N", help="of each ensemble (default: 500)")
+    p.add_argument(
+        "--threshold", default="0.0009,0.001,0.002", metavar="X,X", help="of the mean importance"
+    )
+    p.add_argument("--labels", default="auto", metavar="SPACE")
+    p.add_argument("--landmark-scale", default="face-box", help="face-box or full-frame")
+
+    p = add(
         "train",
         commands.train,
         "Train, evaluate and report one run; repeat the command to resume it.",
@@ -155,6 +185,18 @@ def make_parser() -> argparse.ArgumentParser:
         "--labels", default="", metavar="SPACE", help="sum classes to those of another label space"
     )
     p.add_argument("--results", **_RESULTS)
+
+    p = add(
+        "compare",
+        commands.compare,
+        "Paired tests between evaluated runs or populations on the same test clips.",
+        "fer-jax compare runs/distances-259/ runs/coords-136/",
+    )
+    p.add_argument(
+        "runs", type=Path, nargs="+", metavar="RUN", help="a population's folds are pooled"
+    )
+    p.add_argument("--common", action="store_true", help="on the clips that all of them tested")
+    p.add_argument("--out", type=Path, metavar="DIR", help="write comparison.csv and .html there")
 
     p = add(
         "predict",

@@ -65,6 +65,39 @@ def audit(args: argparse.Namespace) -> tuple[int, dict[str, Any], str]:
     return 4 if leaky else 0, report, text
 
 
+def importance(args: argparse.Namespace) -> tuple[int, dict[str, Any], str]:
+    from fer_jax.config import Experiment, override
+    from fer_jax.evaluation.selection import parse_thresholds, select
+    from fer_jax.progress import Progress
+
+    everything = args.protocol == "none"
+    experiment = override(
+        Experiment(name="importance"),
+        [
+            *([] if everything else [("protocol.name", args.protocol)]),
+            ("protocol.folds", str(args.folds)),
+            ("protocol.fold", str(args.fold)),
+            ("protocol.seed", str(args.seed)),
+            ("data.importance.frames", args.frames),
+            ("data.importance.trees", args.trees),
+            ("data.importance.seed", str(args.seed)),
+            ("data.landmark_scale", args.landmark_scale),
+        ],
+    )
+    with Progress("importance", "trees") as progress:
+        report, text = select(
+            args.dirs,
+            args.out,
+            None if everything else experiment.protocol,
+            experiment.data.importance,
+            thresholds=parse_thresholds(args.threshold),
+            labels=args.labels,
+            landmark_scale=experiment.data.landmark_scale,
+            on_progress=progress,
+        )
+    return 0, report, text
+
+
 def train(args: argparse.Namespace) -> tuple[int, dict[str, Any], str]:
     from fer_jax.config import load_config
     from fer_jax.evaluation.pipeline import run_directory, train_and_report
@@ -130,6 +163,17 @@ def evaluate(args: argparse.Namespace) -> tuple[int, dict[str, Any], str]:
     if metrics["split"] == "test" and not args.labels:
         text += f"\nreport: {write_report(args.run_dir)}" + _add_result(args.run_dir, args.results)
     return 0, metrics, text
+
+
+def compare(args: argparse.Namespace) -> tuple[int, dict[str, Any], str]:
+    from fer_jax.evaluation.compare import compare, load_systems, render, write
+
+    systems = [system for run in args.runs for system in load_systems(run)]
+    report = compare(systems, common=args.common)
+    text = render(report)
+    if args.out is not None:
+        text += f"\nwritten: {write(report, args.out)}"
+    return 0, report, text
 
 
 def predict(args: argparse.Namespace) -> tuple[int, dict[str, Any], str]:

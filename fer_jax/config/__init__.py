@@ -6,7 +6,7 @@ here imports JAX: looking at a config is cheap.
 """
 
 from fer_jax.config.base import Given, off, with_values
-from fer_jax.config.data import Augment, Data, Features, Image, Protocol
+from fer_jax.config.data import Augment, Data, Features, Image, Importance, Protocol
 from fer_jax.config.experiment import Experiment, differences, from_json, load_config, override
 from fer_jax.config.model import (
     C3D,
@@ -36,8 +36,8 @@ from fer_jax.config.training import (
 
 __all__ = [
     "C3D", "CNNRNN", "GRU", "LSTM", "Augment", "Checkpoint", "Data", "Dense", "EarlyStop",
-    "EmotionalDAN", "Experiment", "Features", "Given", "Image", "InceptionV3", "Init", "Loss",
-    "Model", "NestedLSTM", "Optim", "Parallel", "Protocol", "ResNet", "SmallCNN", "Track", "Train",
-    "VGGFace", "Xception", "differences", "from_json", "load_config", "off", "override",
+    "EmotionalDAN", "Experiment", "Features", "Given", "Image", "Importance", "InceptionV3", "Init",
+    "Loss", "Model", "NestedLSTM", "Optim", "Parallel", "Protocol", "ResNet", "SmallCNN", "Track",
+    "Train", "VGGFace", "Xception", "differences", "from_json", "load_config", "off", "override",
     "with_values",
 ]  # fmt: skip

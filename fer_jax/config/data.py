@@ -16,13 +16,23 @@ FEATURES = (
     "distances-2278", "geometry-136", "blendshapes-52", "blendshapes-27",
 )  # fmt: skip
 
+#: Distances between two of 68 landmarks.
+DISTANCES = 68 * 67 // 2
+
 
 def _features(name: str) -> str:
     if name == "none" or name in FEATURES or re.fullmatch(r"extracted/[\w.-]+-[1-9]\d*", name):
         return name
-    near = get_close_matches(name, FEATURES, n=1)
+    if chosen := re.fullmatch(r"(?:importance|pairs/.+)-([1-9]\d*)(?:\.csv)?", name):
+        if int(chosen[1]) > DISTANCES:
+            raise ValueError(f"68 landmarks have {DISTANCES} distances, {name} would be more")
+        return name.removesuffix(".csv")
+    near = get_close_matches(name, (*FEATURES, "importance-259"), n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise ValueError(f"choose none, {', '.join(FEATURES)} or extracted/NAME-SIZE{hint}")
+    raise ValueError(
+        f"choose none, {', '.join(FEATURES)}, importance-SIZE, pairs/FILE-SIZE or "
+        f"extracted/NAME-SIZE{hint}"
+    )
 
 
 Features = Annotated[str, AfterValidator(_features)]
@@ -66,6 +76,18 @@ class Augment:
 
 
 @validated(frozen=True, kw_only=True, config=STRICT)
+class Importance:
+    """How the distances of "importance-SIZE" are chosen (paper 1, section 3)."""
+
+    frames: int = Field(default=4000, ge=2)
+    """Training frames drawn at random, or all if there are fewer (paper 1: 120,000, for which
+    AdaBoost takes hours: docs/reproduction.md)."""
+    trees: int = Field(default=500, ge=1)
+    """Of each of the three ensembles (paper 1: 500)."""
+    seed: int = 0
+
+
+@validated(frozen=True, kw_only=True, config=STRICT)
 class Data:
     """Which clips, as what sequences, as which features and images."""
 
@@ -74,8 +96,11 @@ class Data:
     labels: str = "auto"
     """A label space of fer_jax.labels, or "auto": the emotions found in the data."""
     features: Features = "coords-136"
-    """The feature vector of each frame, "none" without. "extracted/NAME-SIZE" is what
-    `fer-jax extract --name NAME` wrote beside the records."""
+    """The feature vector of each frame, "none" without. "importance-SIZE" are the most important
+    distances of the training part; "pairs/FILE-SIZE" those that FILE-SIZE.csv lists, as
+    `fer-jax importance` writes it. "extracted/NAME-SIZE" is what `fer-jax extract --name NAME`
+    wrote beside the records."""
+    importance: Importance = Field(default_factory=Importance)
     landmark_scale: Literal["face-box", "full-frame", "crop"] = "face-box"
     """What is scaled to 224x224: the face box, the whole frame (docs/reproduction.md 1.3), or the
     crop (paper 3's geometry)."""

@@ -62,7 +62,8 @@ def make_batch(
             raw = augment.augment_points(raw, geometry.SIDE, draw, settings)
         elif draw is not None and geometry.stream_of(data.features) == "blendshapes":
             raw = augment.augment_blendshapes(raw, draw, settings)
-        batch["features"] = normalise(compute(data.features, raw), statistics, frame_mask)
+        values = compute(data.features, raw, statistics.get("pairs"))
+        batch["features"] = normalise(values, statistics, frame_mask)
     frames = {}
     for name in data.images:
         pixels = images.normalise(

@@ -53,6 +53,11 @@ def raw_shape(features: Features) -> tuple[int, ...]:
     return (52,) if stream == "blendshapes" else (68, 2)
 
 
+def chosen_distances(features: Features) -> bool:
+    """Whether the features are distances whose pairs lie among the run's statistics."""
+    return features.startswith(("importance-", "pairs/"))
+
+
 def landmark_pairs(features: Features) -> np.ndarray:
     """The landmark pairs of "distances-F", i < j.
 
@@ -117,15 +122,21 @@ def to_crop(landmarks: np.ndarray, crop_matrix: np.ndarray, stored: int, size: i
     return np.asarray((points + 0.5) * (size / stored) - 0.5, np.float32)
 
 
-def compute(features: Features, raw: jax.Array | np.ndarray) -> jax.Array:
+def compute(
+    features: Features,
+    raw: jax.Array | np.ndarray,
+    pairs: jax.Array | np.ndarray | None = None,
+) -> jax.Array:
     """Features of every frame, before normalisation.
 
     Args:
       features: which ones.
       raw: f32[..., 68, 2] scaled landmarks, or f32[..., 52] blendshape scores.
+      pairs: i32[F, 2], of `chosen_distances`.
 
     Returns:
-      f32[..., F]. Coordinates are x0, y0, x1, y1, ...; distances follow `landmark_pairs`.
+      f32[..., F]. Coordinates are x0, y0, x1, y1, ...; distances follow `pairs`, or
+      `landmark_pairs`.
     """
     raw = jnp.asarray(raw)
     if features == "blendshapes-52":
@@ -141,7 +152,7 @@ def compute(features: Features, raw: jax.Array | np.ndarray) -> jax.Array:
         return raw.reshape(*raw.shape[:-2], 136)
     if features == "emotii-272":
         return _emotii(raw)
-    pairs = landmark_pairs(features)
+    pairs = landmark_pairs(features) if pairs is None else pairs
     # x and y apart: on a CPU, gathering points of two numbers is 12 to 40 times slower.
     dx, dy = (_differences(raw[..., axis], pairs) for axis in (0, 1))
     return jnp.sqrt(dx * dx + dy * dy)
@@ -158,7 +169,7 @@ def _geometry(points: jax.Array) -> jax.Array:
     return (flat - low) / jnp.maximum(high - low, 1e-6)
 
 
-def _differences(values: jax.Array, pairs: np.ndarray) -> jax.Array:
+def _differences(values: jax.Array, pairs: jax.Array | np.ndarray) -> jax.Array:
     """f32[..., 68] -> f32[..., F], the first of each pair minus the second."""
     first = jnp.take(values, pairs[:, 0], axis=-1, mode="clip")
     return first - jnp.take(values, pairs[:, 1], axis=-1, mode="clip")

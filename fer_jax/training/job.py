@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 
 from fer_jax import models
 from fer_jax.config import Experiment, load_config
-from fer_jax.data import audit, corpus, protocols, samples
+from fer_jax.data import audit, corpus, importance, protocols, samples
 from fer_jax.data.samples import Samples
 from fer_jax.data.statistics import Statistics
 from fer_jax.errors import UserError
@@ -145,7 +145,12 @@ def make_dataset(
         "protocol": split.name,
         "split_sha256": split.sha256,
         "data_sha256": records.corpus.data_sha256,
-        "audit": audit.audit(records.identities, split, seen=_seen(experiment, records)),
+        "audit": audit.audit(
+            records.identities,
+            split,
+            statistics=_selected_by(experiment, split),
+            seen=_seen(experiment, records),
+        ),
         "label_space": label_space.to_json(),
         "class_counts": dict(zip(label_space.classes, counts.tolist(), strict=True)),
         "samples": {"train": len(train), "validation": len(validation) if validation else 0},
@@ -166,6 +171,14 @@ def make_dataset(
             f"window of {data.frames} frames and are not used: a smaller --data.frames uses them"
         )
     return Dataset(label_space, split, train, validation, records.inputs, facts)
+
+
+def _selected_by(experiment: Experiment, split: protocols.Split) -> list[int] | None:
+    """Clips that a list of distances was chosen by; None where that is not known."""
+    chosen_by = importance.looked_at(experiment.data.features)
+    if chosen_by is None:
+        return None
+    return [index for index, clip_id in enumerate(split.clip_ids) if clip_id in chosen_by]
 
 
 def _seen(experiment: Experiment, records: Records) -> set[str] | None:

@@ -77,7 +77,7 @@ def train(
         if found is not None and found[1]["progress"]["finished"]:
             notes.append(f"{run} is finished: nothing to train")
             return _summary(run, experiment, found[1], notes)
-        job, progress = begin(experiment, run, found, notes)
+        job, progress = begin(experiment, run, found, notes, say)
         for note in notes:
             say(note)
         settings, history = experiment.train, History(run)

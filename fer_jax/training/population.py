@@ -119,7 +119,8 @@ class Population:
         self._records = read_records(first)
         self._datasets, self._whole = self._divide()
         self._statistics = {
-            key: first_statistics(first, dataset) for key, dataset in self._datasets.items()
+            key: first_statistics(first, dataset, on_note)
+            for key, dataset in self._datasets.items()
         }
         self._classes = len(self._records.label_space.classes)
         settings, inputs = first.train, self._records.inputs

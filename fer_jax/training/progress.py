@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,11 @@ import numpy as np
 
 from fer_jax.config import Experiment
 from fer_jax.data import protocols
+from fer_jax.data.geometry import chosen_distances, dimension
 from fer_jax.data.statistics import Statistics, fit_statistics
 from fer_jax.errors import UserError
 from fer_jax.models.paths import flatten, matches
+from fer_jax.progress import LINE_EVERY_S
 from fer_jax.training import checkpoint, metrics, parallel
 from fer_jax.training.initial import by_layer, initial_variables, render
 from fer_jax.training.job import Dataset, Job, load_dataset, make_job
@@ -67,12 +69,13 @@ def begin(
     run: Path,
     found: tuple[int, dict[str, Any]] | None,
     notes: list[str],
+    say: Callable[[str], None],
 ) -> tuple[Job, Progress]:
     """Reads the data, and starts from new parameters or from a checkpoint."""
     dataset = load_dataset(experiment)
     classes = len(dataset.label_space.classes)
     if found is None:
-        job = make_job(experiment, dataset, first_statistics(experiment, dataset))
+        job = make_job(experiment, dataset, first_statistics(experiment, dataset, say))
         variables = first_variables(experiment, job.first_variables(), dataset.facts)
         state = job.first_state(variables)
         progress = Progress(_place(state, job), no_metrics(job), _place(state.variables, job))
@@ -80,7 +83,7 @@ def begin(
         step, meta = found
         _same_data(meta["facts"], dataset.facts, experiment)
         dataset.facts.update(
-            {k: meta["facts"][k] for k in ("initial", "notes") if k in meta["facts"]}
+            {k: meta["facts"][k] for k in ("initial", "notes", "audit") if k in meta["facts"]}
         )
         directory = checkpoints_of(run)
         best = checkpoint.read(directory, step, {"best": None})["best"]
@@ -107,17 +110,23 @@ def begin(
     return job, progress
 
 
-def first_statistics(experiment: Experiment, dataset: Dataset) -> Statistics:
+def first_statistics(
+    experiment: Experiment, dataset: Dataset, say: Callable[[str], None]
+) -> Statistics:
     """Of the training set; where landmarks go on from another run's, what that run had fitted.
 
     A stage's offsets are relative to the mean shape, and its pictures to the mean picture, that it
-    was trained with.
+    was trained with; and what it learned of chosen distances holds for the pairs that it had.
     """
-    found, source = fit_statistics(dataset.train, experiment.data), experiment.train.init.run
-    if not (experiment.data.landmarks and source):
-        return found
-    before = load_run(source[0]).statistics
-    if "mean_shape" not in before:
+    data, source, before = experiment.data, experiment.train.init.run, {}
+    if source and (data.landmarks or chosen_distances(data.features)):
+        before = load_run(source[0]).statistics
+    pairs = None
+    if "pairs" in before and len(before["pairs"]) == dimension(data.features):
+        pairs = np.asarray(before["pairs"])
+        dataset.facts["notes"].append(f"the distances are those that {source[0]} had chosen")
+    found = fit_statistics(dataset.train, data, pairs, _told(say))
+    if "mean_shape" not in before or not data.landmarks:
         return found
     kept = {
         name: before[name]
@@ -127,6 +136,19 @@ def first_statistics(experiment: Experiment, dataset: Dataset) -> Statistics:
     if any(not np.array_equal(kept[name], found[name]) for name in kept):
         dataset.facts["notes"].append(f"mean shape and mean pictures are those of {source[0]}")
     return found | kept
+
+
+def _told(say: Callable[[str], None]) -> Callable[[int, int], None]:
+    """Says now and then how far the choice of distances is."""
+    last = [-np.inf]
+
+    def tell(done: int, total: int) -> None:
+        now = time.monotonic()
+        if now - last[0] >= LINE_EVERY_S or done == total:
+            last[0] = now
+            say(f"importance of distances: {done}/{total} trees")
+
+    return tell
 
 
 def first_variables(

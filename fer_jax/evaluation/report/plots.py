@@ -113,6 +113,50 @@ def learning_curves(
     return _svg(figure, "curves", label)
 
 
+def distances(face: np.ndarray, pairs: np.ndarray, importances: np.ndarray, top: int) -> str:
+    """A face with its most important distances, and with all that were chosen.
+
+    Args:
+      face: f[68, 2], landmarks, y down.
+      pairs: i[K, 2], from the most important one.
+      importances: f[K], of each.
+      top: how many of them stand out, with their numbers.
+    """
+    figure = _figure(9.0, 4.6)
+    left, right = figure.subplots(1, 2)
+    for axes, count in ((left, top), (right, len(pairs))):
+        for line in _OUTLINES:
+            axes.plot(*face[list(line)].T, color=GRID, linewidth=1.2, zorder=1)
+        axes.scatter(*face.T, s=7, color=INK, zorder=3)
+        strongest = float(importances[0]) if len(importances) else 1.0
+        shown = zip(pairs[:count], importances, strict=False)
+        for rank, (pair, value) in reversed(list(enumerate(shown))):
+            share = float(value) / strongest
+            axes.plot(*face[pair].T, color=TRAIN if rank >= top else VALIDATION, zorder=2,
+                      linewidth=0.5 + 2 * share, alpha=0.9 if rank < top else 0.25)  # fmt: skip
+        axes.set_aspect("equal")
+        axes.invert_yaxis()
+        axes.axis("off")
+    for point in np.unique(pairs[:top]):
+        left.annotate(str(point), face[point], fontsize=8, color=INK, zorder=4,
+                      xytext=(3, 3), textcoords="offset points")  # fmt: skip
+    left.set_title(f"the {min(top, len(pairs))} most important distances")
+    right.set_title(f"{len(pairs)} distances")
+    listed = "\n".join(
+        f"({i}, {j})  {value:.4f}" for (i, j), value in zip(pairs[:top], importances, strict=False)
+    )
+    left.text(-0.02, 0.98, listed, transform=left.transAxes, fontsize=8, va="top", ha="right",
+              color=INK, linespacing=1.5)  # fmt: skip
+    return _svg(figure, "distances", "Important landmark distances on the mean face")
+
+
+#: dlib's landmarks as lines: jaw, brows, nose, eyes, mouth.
+_OUTLINES = (
+    range(17), range(17, 22), range(22, 27), range(27, 31), range(31, 36), (*range(36, 42), 36),
+    (*range(42, 48), 42), (*range(48, 60), 48), (*range(60, 68), 60),
+)  # fmt: skip
+
+
 def confusion(matrix: Sequence[Sequence[float]], classes: Sequence[str]) -> str:
     """Rows are the truth; colour is the share of the row, text the count."""
     counts = np.asarray(matrix, float)

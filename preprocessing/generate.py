@@ -1,0 +1,292 @@
+"""Record directories of generated people, in the structure of real corpora.
+
+Clips, subjects, emotions, twins, official parts and lengths are those of the corpus; what the clips
+show is drawn (`preprocessing.generate_streams`), and it is known how well anybody could tell their
+emotions apart: the room in which protocols are tested, and every paper's command tried, without the
+corpora. Accuracies on them say nothing about people.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fer_jax.errors import UserError
+from fer_jax.labels import CORPUS_WORDS
+from fer_jax.records import Clip, encode
+from preprocessing import generate_streams as streams
+from preprocessing import writer
+from preprocessing.corpora.crema_d import SENTENCES
+from preprocessing.generate_streams import SIDE, Best, Truth
+
+#: What may be generated of a clip, named as `fer-jax preprocess --outputs` names it.
+OUTPUTS = ("landmarks", "blendshapes", "crops", "frontal")
+#: Clips of a shard.
+_SHARD = 1000
+
+
+def crema_d() -> Iterator[Clip]:
+    """7,442 clips without frames: 91 actors; 1,271 of each emotion, 1,087 of NEU."""
+    words = CORPUS_WORDS["crema-d"]
+    left = {word: 1087 if word == "NEU" else 1271 for word in words}
+    for actor, sentence, word in product(range(1001, 1092), SENTENCES, words):
+        levels = ("LO", "MD", "HI") if sentence == "IEO" and word != "NEU" else ("XX",)
+        for level in levels[: left[word]]:
+            left[word] -= 1
+            name = f"{actor}_{sentence}_{word}_{level}"
+            yield Clip(
+                clip_id=f"crema-d/{name}", corpus="crema-d", subject=str(actor), emotion=word,
+                intensity=level, statement=sentence, recording=name, fps=30.0, width=480,
+                height=360,
+            )  # fmt: skip
+
+
+def ravdess() -> Iterator[Clip]:
+    """4,904 clips without frames: 24 actors, 8 emotions, and every recording twice."""
+    words = CORPUS_WORDS["ravdess"]
+    for channel, actor, (emotion, word) in product(("01", "02"), range(1, 25), enumerate(words, 1)):
+        if channel == "02" and (actor == 18 or emotion > 6):
+            continue
+        strengths = ("01",) if word == "neutral" else ("01", "02")
+        for strength, statement, repetition in product(strengths, *[("01", "02")] * 2):
+            take = f"{channel}-{emotion:02d}-{strength}-{statement}-{repetition}-{actor:02d}"
+            for modality in ("01", "02"):
+                yield Clip(
+                    clip_id=f"ravdess/{modality}-{take}", corpus="ravdess", subject=f"{actor:02d}",
+                    emotion=word, intensity=strength, statement=statement, recording=take,
+                    fps=29.97, width=1280, height=720,
+                )  # fmt: skip
+
+
+def oulu_casia() -> Iterator[Clip]:
+    """480 clips without frames: 80 people, six emotions each, in strong light."""
+    words = ("Anger", "Disgust", "Fear", "Happiness", "Sadness", "Surprise")
+    for person, word in product(range(1, 81), words):
+        name = f"P{person:03d}/{word}"
+        yield Clip(
+            clip_id=f"oulu-casia/{name}", corpus="oulu-casia", subject=f"P{person:03d}",
+            emotion=word, recording=name, fps=25.0, width=320, height=240,
+        )  # fmt: skip
+
+
+def _images(corpus: str, counts: Mapping[str, Mapping[str, int]]) -> Iterator[Clip]:
+    """Single images of people that nobody names, by official part and emotion."""
+    for part, words in counts.items():
+        for word, count in words.items():
+            for number in range(count):
+                name = f"{part}-{word}-{number:06d}"
+                yield Clip(
+                    clip_id=f"{corpus}/{name}", corpus=corpus, emotion=word, recording=name,
+                    split=part, width=SIDE, height=SIDE,
+                )  # fmt: skip
+
+
+def fer2013() -> Iterator[Clip]:
+    """35,887 images without a frame, in the official parts."""
+    counts = (
+        ("train", (3995, 436, 4097, 7215, 4830, 3171, 4965)),
+        ("validation", (467, 56, 496, 895, 653, 415, 607)),
+        ("test", (491, 55, 528, 879, 594, 416, 626)),
+    )
+    words = CORPUS_WORDS["fer2013"]
+    return _images(
+        "fer2013", {part: dict(zip(words, numbers, strict=True)) for part, numbers in counts}
+    )
+
+
+def affectnet() -> Iterator[Clip]:
+    """A tenth of AffectNet's annotated images of seven classes; its validation set tests."""
+    train = {
+        "neutral": 7487, "happy": 13442, "sad": 2546, "surprise": 1409, "fear": 638,
+        "disgust": 380, "angry": 2488,
+    }  # fmt: skip
+    return _images("affectnet", {"train": train, "test": dict.fromkeys(train, 500)})
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A corpus: its clips without frames, their mean number of frames, where the face lies."""
+
+    clips: Callable[[], Iterator[Clip]]
+    frames: int
+    corner: tuple[float, float]
+
+
+KINDS: Mapping[str, Kind] = {
+    "crema-d": Kind(crema_d, 76, (128, 68)),
+    "ravdess": Kind(ravdess, 122, (528, 248)),
+    "oulu-casia": Kind(oulu_casia, 20, (48, 8)),
+    "fer2013": Kind(fer2013, 1, (0, 0)),
+    "affectnet": Kind(affectnet, 1, (0, 0)),
+}
+
+
+def generate(
+    kind: str,
+    out: str | Path,
+    *,
+    outputs: Sequence[str] = ("landmarks",),
+    scale: float = 1.0,
+    frames: int = 0,
+    seed: int = 0,
+    truth: Truth | None = None,
+    crop_size: int = 48,
+    crop_color: str = "gray",
+) -> Path:
+    """Writes the records of a generated corpus.
+
+    A clip depends on its name, `seed`, `frames` and `truth` alone, not on the others.
+
+    Args:
+      kind: of `KINDS`.
+      out: the record directory to make.
+      outputs: streams, of `OUTPUTS`. Crops and frontal views are drawings of the landmarks.
+      scale: the share of recordings that is kept, twins together; every subject, emotion and part
+        keeps about its share.
+      frames: mean number of a video; 0 is the corpus's own. Lengths spread by a fifth.
+      truth: what the people are like; `best_of(out)` says how well they can be read.
+
+    Raises:
+      UserError: no such kind or output, or `out` is there already.
+    """
+    out, truth = Path(out), truth or Truth()
+    if kind not in KINDS:
+        raise UserError(f"no corpus {kind!r} to generate: choose {', '.join(KINDS)}")
+    if unknown := [name for name in outputs if name not in OUTPUTS]:
+        raise UserError(f"no output {unknown[0]!r}: choose of {', '.join(OUTPUTS)}")
+    if not 0 < scale <= 1:
+        raise UserError(f"scale {scale:g}: give a share of the corpus, above 0 and at most 1")
+    if out.exists():
+        raise UserError(f"{out} is there already: name a new directory")
+    clips = list(chosen(list(KINDS[kind].clips()), scale))
+    mean = frames if frames and KINDS[kind].frames > 1 else KINDS[kind].frames
+    lengths = {clip.recording: _length(clip.recording, mean, seed) for clip in clips}
+    known = {
+        "kind": kind, "seed": seed, "truth": streams.to_json(truth),
+        "emotions": Counter(clip.emotion for clip in clips),
+        "frames": Counter(lengths[clip.recording] for clip in clips),
+    }  # fmt: skip
+    make = _Maker(KINDS[kind], tuple(outputs), truth, seed, crop_size, crop_color == "rgb")
+    images = {name: (crop_size, crop_size, 3 if crop_color == "rgb" else 1)
+              for name in ("crops", "frontal") if name in outputs}  # fmt: skip
+    made = (make(clip, lengths[clip.recording]) for clip in clips)
+    return write(out, made, len(clips), images, {"generated": known})
+
+
+def best_of(out: str | Path, *, labels: str = "auto", known_subject: bool = False) -> Best:
+    """`best_accuracy` of generated records.
+
+    Raises:
+      UserError: they were not generated.
+    """
+    path = Path(out) / "metadata.json"
+    known = json.loads(path.read_text()).get("generated") if path.is_file() else None
+    if known is None:
+        raise UserError(f"{out} holds no generated records")
+    return streams.best_accuracy(
+        known["emotions"],
+        {int(length): count for length, count in known["frames"].items()},
+        Truth(**known["truth"]),
+        labels=labels,
+        known_subject=known_subject,
+    )
+
+
+def chosen(clips: Sequence[Clip], scale: float) -> Iterator[Clip]:
+    """A share of the recordings, the same share of every subject, emotion and part."""
+    seen: Counter[tuple[str, ...]] = Counter()
+    kept: dict[str, bool] = {}
+    for clip in clips:
+        if clip.recording not in kept:
+            # By emotion over all subjects and by subject over all emotions, as far as both can be.
+            group = clip.split, clip.emotion
+            seen[group] += 1
+            number = seen[group]
+            kept[clip.recording] = int(number * scale + 1e-9) > int((number - 1) * scale + 1e-9)
+        if kept[clip.recording]:
+            yield clip
+
+
+def _length(recording: str, mean: int, seed: int) -> int:
+    if mean == 1:
+        return 1
+    return max(2, round(streams.random_of("length", recording, seed).normal(mean, mean / 5)))
+
+
+class _Maker:
+    """Gives clips their frames."""
+
+    def __init__(
+        self, kind: Kind, outputs: tuple[str, ...], truth: Truth, seed: int, size: int, rgb: bool
+    ):
+        self._kind, self._outputs, self._truth, self._seed = kind, outputs, truth, seed
+        self._matrix, self._draw = streams.drawing(size, rgb)
+
+    def __call__(self, clip: Clip, frames: int) -> Clip:
+        truth, seed, take = self._truth, self._seed, clip.recording
+        subject = clip.subject or clip.recording
+        z = streams.expression(truth, subject, take, clip.emotion, seed)
+        index = np.arange(frames, dtype=np.int32)
+        corner = np.array(self._kind.corner)
+        box = np.concatenate([corner, corner + SIDE])
+        found: dict[str, Any] = {
+            "frame_index": index,
+            "time_ms": (index * (1e3 / (clip.fps or 1))).astype(np.float32),
+            "duration_ms": 1e3 * frames / clip.fps if clip.fps else 0.0,
+            "face_found": np.ones(frames, bool),
+            "box": np.tile(box.astype(np.float32), (frames, 1)),
+        }
+        if set(self._outputs) - {"blendshapes"}:
+            points = streams.landmarks(truth, subject, take, z, frames, seed)
+            if "landmarks" in self._outputs:
+                found["landmarks68"] = streams.to_source(points, corner)
+            pictures = [self._draw(one) for one in points] if "crops" in self._outputs or (
+                "frontal" in self._outputs
+            ) else []  # fmt: skip
+            for name in ("crops", "frontal"):
+                if name in self._outputs:
+                    found[name] = pictures
+            if "crops" in self._outputs:
+                matrix = self._matrix.copy()
+                matrix[:, 2] -= matrix[:, :2] @ corner
+                found["crop_matrix"] = np.tile(matrix.astype(np.float32), (frames, 1, 1))
+        if "blendshapes" in self._outputs:
+            scores = streams.blendshapes(truth, subject, take, z, frames, seed)
+            found["blendshapes"] = scores.astype(np.float32)
+        return clip.replace(**found)
+
+
+def write(
+    out: Path,
+    clips: Iterator[Clip],
+    count: int,
+    image_shapes: Mapping[str, tuple[int, int, int]] | None = None,
+    metadata: Mapping[str, Any] | None = None,
+) -> Path:
+    """The record directory of these `count` clips of one corpus with the same streams, which
+    `fer_jax.data.corpus.load` reads."""
+    out.mkdir(parents=True)
+    shards, first = [], next(clips)
+    name, held = first.corpus, first.streams
+
+    def payloads(number: int) -> Iterator[bytes]:
+        for i in range(number):
+            clip = first if not shards and i == 0 else next(clips)
+            yield encode(clip)
+
+    parts = -(-count // _SHARD)
+    for part in range(parts):
+        path = out / writer.shard_name(name, part, parts)
+        shards.append(writer.write_shard(path, payloads(min(_SHARD, count - part * _SHARD))))
+    numbers, size = [shard.records for shard in shards], sum(shard.bytes for shard in shards)
+    writer.write_dataset_info(
+        out, name, numbers, size, held, image_shapes or {}, "png", metadata or {}
+    )
+    return out
