@@ -228,6 +228,38 @@ def make_parser() -> argparse.ArgumentParser:
     p.add_argument("configs", type=Path, nargs="?", metavar="DIR", help="another folder of configs")
 
     p = add(
+        "reproduce",
+        commands.reproduce,
+        "Make a paper's tables again, beside the paper's numbers and without its leaks.",
+        "fer-jax reproduce attrah2024 --data records/",
+    )
+    p.usage = (
+        f"{p.prog} PAPER|all [--data DIR ...] [--out OUT] [--generated] [--tables NAME ...] "
+        "[--swap CORPUS=OTHER] [--dry-run] [--json] [--key value ...]"
+    )
+    p.add_argument("paper", metavar="PAPER", help="ryumina2020, abdullah2020, zennou2023, "
+                   "emotionaldan2018, attrah2024 or all")  # fmt: skip
+    p.add_argument(
+        "--data", type=Path, nargs="+", default=[], metavar="DIR",
+        help="record directories, or directories that hold some; corpora that are not there are "
+        "said and left out",
+    )  # fmt: skip
+    p.add_argument(
+        "--out", type=Path, default=Path("reproduction"), metavar="OUT",
+        help="a folder a paper is written there (default: reproduction); repeat to go on",
+    )  # fmt: skip
+    p.add_argument(
+        "--generated", action="store_true",
+        help="on small generated corpora: shows that everything runs, in minutes",
+    )  # fmt: skip
+    p.add_argument("--tables", nargs="+", default=[], metavar="NAME", help="only these: 'Table 4'")
+    p.add_argument(
+        "--swap", action="append", default=[], metavar="CORPUS=OTHER",
+        help="read another corpus in one's place: --swap affectnet=fer2013",
+    )  # fmt: skip
+    p.add_argument("--dry-run", action="store_true", help="say the commands, run none")
+
+    p = add(
         "bench",
         commands.bench,
         "How fast this is beside PyTorch, Keras, Flax, TensorFlow and others, on this machine.",
@@ -294,7 +326,7 @@ def _overrides(rest: Sequence[str]) -> list[tuple[str, str]]:
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     words = sys.argv[1:] if argv is None else list(argv)
     args, rest = make_parser().parse_known_args(words)
-    if rest and args.command not in ("train", "crossval"):
+    if rest and args.command not in ("train", "crossval", "reproduce"):
         raise UserError(f"unknown argument {rest[0]} (see `fer-jax {args.command} --help`)")
     args.words, args.overrides = words, _overrides(rest)
     return args

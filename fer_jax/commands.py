@@ -222,6 +222,40 @@ def demo(args: argparse.Namespace) -> tuple[int, dict[str, Any], str]:
     return 0, report, text
 
 
+def reproduce(args: argparse.Namespace) -> tuple[int, dict[str, Any], str]:
+    from fer_jax.evaluation.papers import PAPERS, reproduce
+
+    swap = dict(one.split("=", 1) for one in args.swap if "=" in one)
+    if len(swap) < len(args.swap):
+        raise UserError(f"--swap {args.swap[-1]}: give two corpora, as in affectnet=fer2013")
+    if args.generated == bool(args.data):
+        raise UserError("give record directories with --data, or --generated")
+    names = list(PAPERS) if args.paper == "all" else [args.paper]
+    data = args.data
+    if args.generated:
+        from fer_jax.evaluation.papers.generated import write_corpora
+
+        data = [write_corpora(args.out / "generated")]
+    reports, texts = [], []
+    for name in names:
+        report, text = reproduce(
+            name,
+            data,
+            args.out / name,
+            generated=args.generated,
+            swap=swap,
+            tables=args.tables,
+            extra=[word for key, value in args.overrides for word in (f"--{key}", value)],
+            command=shlex.join(["fer-jax", *args.words]),
+            dry=args.dry_run,
+        )
+        reports.append(report)
+        texts.append(text)
+    whole = reports[0] if len(reports) == 1 else {"papers": reports}
+    failed = any(report.get("failed") for report in reports)
+    return 1 if failed else 0, whole, "\n\n".join(texts)
+
+
 def bench(args: argparse.Namespace) -> tuple[int, dict[str, Any], str]:
     from benchmarks.suite import run
 

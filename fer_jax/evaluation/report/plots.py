@@ -180,3 +180,67 @@ def confusion(matrix: Sequence[Sequence[float]], classes: Sequence[str]) -> str:
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     return _svg(figure, "confusion", "Confusion matrix, truth by prediction; the table repeats it")
+
+
+def bars(names: Sequence[str], series: Mapping[str, Sequence[float]], label: str) -> str:
+    """Bars of each name, a colour a series."""
+    figure = _figure(9.0, 3.6)
+    axes = figure.subplots()
+    width = 0.8 / len(series)
+    places = np.arange(len(names))
+    for i, (colour, (one, values)) in enumerate(zip(COLOURS, series.items(), strict=False)):
+        axes.bar(places + (i - (len(series) - 1) / 2) * width, values, width, color=colour,
+                 label=one)  # fmt: skip
+    small = 7 if len(names) > 20 else 9
+    axes.set_xticks(places, names, rotation=90 if len(names) > 20 else 0, fontsize=small)
+    axes.set_xlim(-0.6, len(names) - 0.4)
+    _style(axes)
+    axes.grid(False, axis="x")
+    if len(series) > 1:
+        axes.legend(fontsize=9, framealpha=0.9, edgecolor="none")
+    return _svg(figure, "bars", label)
+
+
+def scatter(
+    names: Sequence[str], scores: np.ndarray, kept: np.ndarray, threshold: float, shown: int = 150
+) -> str:
+    """Scores of images, a column a name; those kept in colour.
+
+    Args:
+      scores: f[N, F], of which `shown` rows at even distances are drawn.
+      kept: bool[F].
+      threshold: drawn as a line.
+    """
+    figure = _figure(9.0, 4.0)
+    axes = figure.subplots()
+    rows = scores[np.linspace(0, len(scores) - 1, min(shown, len(scores))).astype(int)]
+    for chosen, colour, word in ((kept, TRAIN, "kept"), (~kept, INK, "left out")):
+        places = np.flatnonzero(chosen)
+        x = np.tile(places, len(rows))
+        axes.scatter(x, rows[:, places].ravel(), s=5, color=colour, alpha=0.35, linewidths=0,
+                     label=word)  # fmt: skip
+    axes.axhline(threshold, color=VALIDATION, linewidth=1, label=f"{threshold:g}")
+    axes.set_xticks(np.arange(len(names)), names, rotation=90, fontsize=7)
+    axes.set_xlim(-0.6, len(names) - 0.4)
+    axes.set_ylim(0, 1)
+    _style(axes)
+    axes.legend(fontsize=9, framealpha=0.9, edgecolor="none", loc="upper right")
+    return _svg(figure, "scatter", "Blendshape scores of images")
+
+
+def face(points: np.ndarray, label: str) -> str:
+    """68 landmarks as a small drawing, y down.
+
+    Args:
+      points: f[68, 2], pixels.
+    """
+    low, high = np.nanmin(points, axis=0), np.nanmax(points, axis=0)
+    place = 4 + 92 * (points - low) / max(float((high - low).max()), 1e-6)
+    lines = "".join(
+        f'<polyline points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in place[list(line)])}"/>'
+        for line in _OUTLINES
+    )
+    return (
+        f'<svg viewBox="0 0 100 100" role="img" aria-label="{html.escape(label)}" fill="none" '
+        f'stroke="{INK}" stroke-width="1.2">{lines}</svg>'
+    )
