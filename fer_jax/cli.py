@@ -111,7 +111,7 @@ def make_parser() -> argparse.ArgumentParser:
         help="add N flipped and turned copies of each training image (paper 5)",
     )
     p.add_argument("--limit", type=int, metavar="N", help="only the first N clips, for a trial")
-    p.add_argument("--exclude", default="", metavar="CLIP,CLIP", help="leave out these clips")
+    p.add_argument("--exclude", nargs="+", default=[], metavar="CLIP", help="leave out these clips")
 
     p = add(
         "inspect", commands.inspect, "What a record directory holds.", "fer-jax inspect records/"

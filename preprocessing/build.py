@@ -164,7 +164,10 @@ def _without(exclude: Collection[str], clips: Sequence[Clip]) -> list[Clip]:
     ids = {clip.clip_id for clip in clips}
     if unknown := {name for name in exclude if not ids & {name, f"{clips[0].corpus}/{name}"}}:
         raise UserError(f"exclude: there is no clip {', '.join(sorted(unknown))}")
-    return [c for c in clips if not {c.clip_id, c.clip_id.partition("/")[2]} & set(exclude)]
+    kept = [c for c in clips if not {c.clip_id, c.clip_id.partition("/")[2]} & set(exclude)]
+    if not kept:
+        raise UserError(f"exclude: that is every clip, {len(clips)} of them; nothing is left")
+    return kept
 
 
 def _check_numbers(**limits: tuple[float | None, int]) -> None:

@@ -262,5 +262,5 @@ def compare_with_published(
             ("clips that the publisher does not list", extra),
         ):
             if names:
-                notes.append(f"{len(names):,} {title}: {first_of(names)}")
+                notes.append(f"{title} ({len(names):,}): {first_of(names)}")
     return notes

@@ -46,6 +46,7 @@ _COUNTS = (227, 73, 48, 80)
 def _table(root: Path) -> Iterator[list[str]]:
     """The rows of the table as text."""
     from scipy.io import loadmat
+    from scipy.io.matlab import MatReadError
 
     path = root / _TABLE
     remedy = "describe your copy with a csv manifest"
@@ -53,7 +54,7 @@ def _table(root: Path) -> Iterator[list[str]]:
         raise UserError(f"{path} is missing, and with it the labels (expected {LAYOUT}); {remedy}")
     try:
         values = loadmat(path).values()
-    except (OSError, ValueError, TypeError, NotImplementedError) as error:
+    except (MatReadError, OSError, ValueError, TypeError, NotImplementedError) as error:
         raise UserError(f"cannot read {path}: {error}; {remedy}") from error
     wide = [v for v in values if getattr(v, "ndim", 0) == 2 and v.shape[1] > _INTENSITY]
     if not wide:

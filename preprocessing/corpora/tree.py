@@ -32,11 +32,10 @@ class Findings:
 
     def notes(self) -> list[str]:
         """One sentence for each kind of file that was passed over."""
-        notes = [f"left out {n:,} {what}" for what, n in sorted(self.skipped.items())]
+        notes = [f"left out ({n:,}): {what}" for what, n in sorted(self.skipped.items())]
         if self.missing:
-            notes.append(
-                f"{len(self.missing):,} labelled sources are not here: {first_of(self.missing)}"
-            )
+            count, names = len(self.missing), first_of(self.missing)
+            notes.append(f"labelled, but not here ({count:,}): {names}")
         if self.ignored:
             kinds = ", ".join(f"{n:,} {suffix}" for suffix, n in sorted(self.ignored.items()))
             notes.append(f"ignored {self.ignored.total():,} files that are no media: {kinds}")
