@@ -21,6 +21,11 @@ from fer_jax.errors import UserError
 
 #: Commands whose compiled programs are kept for the next time.
 COMPILING = ("train", "crossval", "evaluate", "importance", "predict", "extract", "demo")
+#: The keys of `preprocessing.corpora.CORPORA`, which --help does not import.
+CORPORA = (
+    "folder", "csv", "crema-d", "ravdess", "savee", "sase-fe", "oulu-casia", "ck+", "ck+-frames",
+    "ised", "ised-frames", "fer2013", "affectnet", "jaffe",
+)  # fmt: skip
 EPILOG = (
     "Exit codes: 0 done, 2 a mistake you can fix, 1 a bug of ours, 3 done but some files could not "
     "be read, 4 audit --strict found a leak, 130 interrupted."
@@ -77,7 +82,7 @@ def make_parser() -> argparse.ArgumentParser:
         "Turn videos and images into a record directory.",
         "fer-jax preprocess fer2013 fer2013/ records/ --outputs blendshapes,crops",
     )
-    p.add_argument("corpus", metavar="CORPUS", help="folder, csv, crema-d, ravdess or fer2013")
+    p.add_argument("corpus", metavar="CORPUS", help=f"{', '.join(CORPORA[:-1])} or {CORPORA[-1]}")
     p.add_argument("raw", type=Path, metavar="RAW", help="the corpus as it was downloaded")
     p.add_argument("out", type=Path, metavar="OUT", help="the record directory to write")
     p.add_argument(
@@ -106,6 +111,7 @@ def make_parser() -> argparse.ArgumentParser:
         help="add N flipped and turned copies of each training image (paper 5)",
     )
     p.add_argument("--limit", type=int, metavar="N", help="only the first N clips, for a trial")
+    p.add_argument("--exclude", nargs="+", default=[], metavar="CLIP", help="leave out these clips")
 
     p = add(
         "inspect", commands.inspect, "What a record directory holds.", "fer-jax inspect records/"

@@ -28,6 +28,7 @@ def preprocess(args: argparse.Namespace) -> tuple[int, dict[str, Any], str]:
             engine=args.engine,
             augment=args.augment,
             limit=args.limit,
+            exclude=args.exclude,
             on_progress=lambda done, total, bad: progress(done, total, f"{bad} quarantined"),
         )
     return report.exit_code, report.to_json(), report.render()

@@ -33,6 +33,10 @@ _CANONICAL_OF = {
     word: canonical for canonical in CANONICAL for word in (canonical, *_SYNONYMS[canonical])
 }
 
+#: What SASE-FE's words end with: a felt expression is not an acted one. A space tells them apart
+#: if it has both as classes, else they are one.
+QUALITIES = ("_fake", "_real")
+
 #: The words that a corpus may use, in the corpus's own order.
 CORPUS_WORDS: Mapping[str, tuple[str, ...]] = {
     "crema-d": ("ANG", "DIS", "FEA", "HAP", "NEU", "SAD"),
@@ -40,13 +44,40 @@ CORPUS_WORDS: Mapping[str, tuple[str, ...]] = {
         "neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised",
     ),
     "fer2013": ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral"),
+    "affectnet": (
+        "Neutral", "Happiness", "Sadness", "Surprise", "Fear", "Disgust", "Anger", "Contempt",
+    ),
+    "ck+": (
+        "neutral", "anger", "contempt", "disgust", "fear", "happy", "sadness", "surprise",
+    ),
+    "ised": ("happiness", "surprise", "sadness", "disgust"),
+    "jaffe": ("anger", "disgust", "fear", "happiness", "neutral", "sadness", "surprise"),
+    "oulu-casia": ("Anger", "Disgust", "Fear", "Happiness", "Sadness", "Surprise"),
+    "sase-fe": (
+        "Anger_Fake", "Anger_Real", "Contentment_Fake", "Contentment_Real", "Disgust_Fake",
+        "Disgust_Real", "Happiness_Fake", "Happiness_Real", "Sadness_Fake", "Sadness_Real",
+        "Surprise_Fake", "Surprise_Real",
+    ),
+    "savee": ("anger", "disgust", "fear", "happiness", "neutral", "sadness", "surprise"),
 }  # fmt: skip
 
 
 def canonical(word: str) -> str:
-    """The canonical emotion of a corpus's word; a word nobody knows is its own emotion."""
+    """The canonical emotion of a corpus's word; a word nobody knows is its own emotion.
+
+    What is known stays known with one of `QUALITIES` at its end: "Anger_Fake" is "angry".
+    """
+    return _parts(word)[0]
+
+
+def _parts(word: str) -> tuple[str, str]:
+    """The canonical emotion, and the one of `QUALITIES` that the word ends with, or ""."""
     key = word.strip().lower()
-    return _CANONICAL_OF.get(key, key)
+    for quality in QUALITIES:
+        emotion = _CANONICAL_OF.get(key.removesuffix(quality))
+        if key.endswith(quality) and emotion is not None:
+            return emotion, quality
+    return _CANONICAL_OF.get(key, key), ""
 
 
 def check_word(corpus: str, word: str, where: str) -> str:
@@ -66,6 +97,7 @@ class LabelSpace:
       name: what a config calls it.
       classes: K class names; a class's index is its place here.
       members: canonical emotion -> class name. Emotions that are absent are left out of the data.
+        An emotion with one of `QUALITIES` ("angry_fake") goes before the emotion without.
     """
 
     name: str
@@ -74,7 +106,8 @@ class LabelSpace:
 
     def index(self, word: str) -> int | None:
         """The class index of a corpus's word; None where the space leaves this emotion out."""
-        name = self.members.get(canonical(word))
+        emotion, quality = _parts(word)
+        name = self.members.get(emotion + quality) or self.members.get(emotion)
         return None if name is None else self.classes.index(name)
 
     def to_json(self) -> dict:
@@ -109,6 +142,16 @@ LABEL_SPACES: Mapping[str, LabelSpace] = {
             {c: "neutral" if c == "calm" else c for c in CANONICAL if c != "contempt"},
         ),
         _same("fer7", "angry", "disgust", "fear", "happy", "sad", "surprise", "neutral"),
+        # Paper 3: SASE-FE's six, felt or acted; both alphabetical by the corpus's words.
+        _same(
+            "sase12",
+            *(
+                emotion + quality
+                for emotion in ("angry", "contempt", "disgust", "happy", "sad", "surprise")
+                for quality in QUALITIES
+            ),
+        ),
+        _same("sase6", "angry", "contempt", "disgust", "happy", "sad", "surprise"),
         # Papers 3 and 4: Oulu-CASIA's six, alphabetical; AffectNet's seven in the order of its ids.
         _same("oulu6", "angry", "disgust", "fear", "happy", "sad", "surprise"),
         _same("affectnet7", "neutral", "happy", "sad", "surprise", "fear", "disgust", "angry"),
@@ -143,9 +186,9 @@ def make_label_space(name: str, words: Iterable[str]) -> LabelSpace:
       UserError: the name is unknown.
     """
     if name == "auto":
-        found = {canonical(word) for word in words}
-        known = [c for c in CANONICAL if c in found]
-        return _same("auto", *known, *sorted(found.difference(CANONICAL)))
+        found = {"".join(_parts(word)) for word in words}
+        known = [c + q for c in CANONICAL for q in ("", *QUALITIES) if c + q in found]
+        return _same("auto", *known, *sorted(found.difference(known)))
     if name not in LABEL_SPACES:
         near = get_close_matches(name, [*LABEL_SPACES, "auto"], n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""

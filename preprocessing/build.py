@@ -16,13 +16,14 @@ from __future__ import annotations
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from fer_jax.errors import UserError
 from fer_jax.machine import default_workers
+from fer_jax.records import Clip
 from preprocessing import corpora
 from preprocessing.coverage import (
     KINDS,
@@ -77,6 +78,7 @@ def preprocess(
     clips_per_shard: int | None = None,
     augment: int = 0,
     limit: int | None = None,
+    exclude: Collection[str] = (),
     stall_timeout_s: float = STALL_TIMEOUT_S,
     on_progress: Progress | None = None,
 ) -> BuildReport:
@@ -93,6 +95,7 @@ def preprocess(
       augment: augmented copies to add for each training image (each image of a corpus that has no
         official partition: a copy is used only where its original trains).
       limit: only so many clips, chosen by hash, so from everywhere in the corpus.
+      exclude: clips to leave out, by clip_id or what follows the corpus in it.
       stall_timeout_s: a clip that shows no new frame for so long is quarantined.
       on_progress: called a few times a second.
 
@@ -107,8 +110,9 @@ def preprocess(
     findings = corpora.Findings()
     scanned = list(corpora.scan(corpus, raw, findings))
     check_places(raw, out)
+    kept = _without(exclude, scanned)
     plan = Plan.make(
-        corpus, recipe, scanned, clips_per_shard=clips_per_shard, augment=augment, limit=limit
+        corpus, recipe, kept, clips_per_shard=clips_per_shard, augment=augment, limit=limit
     )
     with lock(out) as work:
         plan.claim(out)
@@ -132,13 +136,17 @@ def preprocess(
         report = BuildReport(
             corpus=corpus,
             out=str(out),
-            scanned=min(len(scanned), limit or len(scanned)),
+            scanned=min(len(kept), limit or len(kept)),
             written=sum(manifest["records"] for manifest in manifests.values()),
             coverage=_coverage(manifests),
             quarantined=_quarantined(corpus, findings, manifests),
             notes=[
                 *findings.notes(),
-                *compare_with_published(corpora.published(corpus, scanned), scanned),
+                *([f"excluded on request: {', '.join(sorted(exclude))}"] if exclude else []),
+                *corpora.notes(corpus, kept),
+                *compare_with_published(
+                    corpora.published(corpus, scanned), scanned, corpora.listing(corpus, scanned)
+                ),
             ],
             shards=len(plan.shards),
             resumed_shards=len(plan.shards) - len(jobs),
@@ -150,6 +158,16 @@ def preprocess(
         if not (out / "dataset_info.json").is_file():
             _complete(plan, out, manifests, report)
     return report
+
+
+def _without(exclude: Collection[str], clips: Sequence[Clip]) -> list[Clip]:
+    ids = {clip.clip_id for clip in clips}
+    if unknown := {name for name in exclude if not ids & {name, f"{clips[0].corpus}/{name}"}}:
+        raise UserError(f"exclude: there is no clip {', '.join(sorted(unknown))}")
+    kept = [c for c in clips if not {c.clip_id, c.clip_id.partition("/")[2]} & set(exclude)]
+    if not kept:
+        raise UserError(f"exclude: that is every clip, {len(clips)} of them; nothing is left")
+    return kept
 
 
 def _check_numbers(**limits: tuple[float | None, int]) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from fer_jax.records import Clip
+from preprocessing.corpora.tree import first_of
 
 #: Why a clip is quarantined, and how it is said. The command line shows "no_face" as ordinary.
 KINDS: Mapping[str, str] = {
@@ -224,20 +225,42 @@ def quarantine_csv(items: Sequence[Quarantined]) -> bytes:
 
 
 def compare_with_published(
-    published: Mapping[tuple[str, str], int], clips: Sequence[Clip]
+    published: Mapping[tuple[str, str], int],
+    clips: Sequence[Clip],
+    listing: Sequence[Clip] = (),
 ) -> list[str]:
-    """Where the clips at hand differ from what the publisher counts; [] where they agree."""
-    if not published:
-        return []
+    """Where the clips at hand differ from what the publisher counts; [] where they agree.
+
+    Args:
+      published: clips by (split, emotion); empty where nothing is published.
+      clips: what is there.
+      listing: what should be, by name; empty where nobody knows.
+    """
+    notes = []
     found = Counter((clip.split, clip.emotion) for clip in clips)
-    if found == published:
-        return []
-    parts = [
-        f"{' '.join(filter(None, key))} {found[key]:,} of {published.get(key, 0):,}"
-        for key in sorted({*found, *published})
-        if found[key] != published.get(key, 0)
-    ]
-    return [
-        f"{len(clips):,} clips here, {sum(published.values()):,} published; "
-        f"they differ in {', '.join(parts)}"
-    ]
+    if published and found != published:
+        parts = [
+            f"{' '.join(filter(None, key))} {found[key]:,} of {published.get(key, 0):,}"
+            for key in sorted({*found, *published})
+            if found[key] != published.get(key, 0)
+        ]
+        notes.append(
+            f"{len(clips):,} clips here, {sum(published.values()):,} published; "
+            f"they differ in {', '.join(parts)}"
+        )
+    if listing:
+        here = {clip.clip_id for clip in clips}
+        listed = {clip.clip_id for clip in listing}
+        subjects = {clip.subject for clip in clips}
+        # Of whom nothing is there, the name says enough.
+        absent = sorted({clip.subject for clip in listing} - subjects)
+        missing = [c.clip_id for c in listing if c.clip_id not in here and c.subject in subjects]
+        extra = [clip.clip_id for clip in clips if clip.clip_id not in listed]
+        for title, names in (
+            ("subjects without a clip", absent),
+            ("clips missing of subjects that are here", missing),
+            ("clips that the publisher does not list", extra),
+        ):
+            if names:
+                notes.append(f"{title} ({len(names):,}): {first_of(names)}")
+    return notes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,6 +127,35 @@ def read_frames(path: Path | str) -> Iterator[Frame]:
         raise VideoError("no frame can be decoded")
     if 2 * index < info.frames and 2 * (last - first) < info.duration_ms:
         raise VideoError(f"the stream breaks after {index} of about {info.frames} frames")
+
+
+def read_sequence(folder: Path | str, fps: float) -> Iterator[Frame]:
+    """The images of a folder as the frames of one clip; one frame is in memory at a time.
+
+    The number that a name ends with says which frame it is: frame n lies (n - first) / fps seconds
+    after the first, so the times show a gap. Files without a number and of other kinds are passed
+    over.
+
+    Raises:
+      VideoError: no folder, none of its images has a number, or an image cannot be decoded; then
+        perhaps after frames were yielded.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise VideoError("no such folder")
+    frames = sorted(
+        (int(number[0]), path)
+        for path in folder.iterdir()
+        if is_image(path) and path.name[0] != "." and (number := re.search(r"\d+$", path.stem))
+    )
+    if not frames:
+        raise VideoError("the folder has no numbered image")
+    for index, (number, path) in enumerate(frames):
+        try:
+            image = _read_image(_checked(path))
+        except VideoError as error:
+            raise VideoError(f"{path.name}: {error}") from error
+        yield Frame(index, 1000 * (number - frames[0][0]) / fps, image)
 
 
 def _checked(path: Path | str) -> Path:

@@ -28,9 +28,12 @@ def test_every_corpus_word_is_a_known_emotion() -> None:
     assert {word: canonical(word) for word in CORPUS_WORDS["crema-d"]} == CREMA_D
     assert CORPUS_WORDS["ravdess"] == RAVDESS
     assert CORPUS_WORDS["fer2013"] == tuple(word.lower() for word in FER2013)
-    for words in CORPUS_WORDS.values():
-        assert len({canonical(word) for word in words}) == len(words)
+    for corpus, words in CORPUS_WORDS.items():
+        # SASE-FE has each emotion felt and acted.
+        assert len({canonical(word) for word in words}) == len(words) // (1 + (corpus == "sase-fe"))
         assert {canonical(word) for word in words} <= set(CANONICAL)
+        space = make_label_space("auto", words)
+        assert sorted(space.index(word) for word in words) == list(range(len(words)))
 
 
 @pytest.mark.parametrize(
@@ -54,7 +57,7 @@ def test_label_spaces_are_sound(name: str) -> None:
     assert space.name == name
     assert set(space.members.values()) == set(space.classes)
     assert len(set(space.classes)) == len(space.classes)
-    assert set(space.members) <= set(CANONICAL)
+    assert {canonical(emotion) for emotion in space.members} <= set(CANONICAL)
     assert LabelSpace.from_json(json.loads(json.dumps(space.to_json()))) == space
 
 
@@ -63,6 +66,22 @@ def test_paper_5s_three_classes() -> None:
     found = {word: space.index(word) for word in (*FER2013, "contempt")}
     assert found == {"Angry": 1, "Disgust": 1, "Fear": 1, "Happy": 0, "Sad": 2, "Surprise": 1,
                      "Neutral": 1, "contempt": None}  # fmt: skip
+
+
+def test_sase_fe_is_twelve_classes_or_six(shared) -> None:
+    maps = json.loads((shared / "papers/label_maps.json").read_text())
+    words = CORPUS_WORDS["sase-fe"]
+    assert list(words) == maps["sase_fe_12"]
+    assert [LABEL_SPACES["sase12"].index(word) for word in words] == list(range(12))
+    assert [LABEL_SPACES["sase6"].index(word) for word in words] == [n // 2 for n in range(12)]
+    # The code of paper 3 says contentment, the paper and the corpus's page say contempt.
+    for space in ("sase12", "sase6"):
+        pair = [LABEL_SPACES[space].index(w) for w in ("Contempt_Real", "Contentment_Real")]
+        assert pair[0] == pair[1] is not None
+    # Who does not ask gets the emotion; who asks is not given what nobody said.
+    assert LABEL_SPACES["oulu6"].index("Anger_Fake") == LABEL_SPACES["oulu6"].index("Anger")
+    assert LABEL_SPACES["sase12"].index("Anger") is None
+    assert make_label_space("auto", ["is_real", "is_fake"]).classes == ("is_fake", "is_real")
 
 
 def test_an_emotion_outside_the_space_has_no_index() -> None:

@@ -63,6 +63,7 @@ class Records:
       label_space: the classes.
       inputs: what the network reads of a sample.
       identities: of the clips, for the audit of any number of splits.
+      classless: the words of emotions that the label space leaves out.
     """
 
     corpus: corpus.Corpus
@@ -70,6 +71,7 @@ class Records:
     label_space: LabelSpace
     inputs: models.Inputs
     identities: audit.Identities
+    classless: tuple[str, ...]
 
 
 def read_records(experiment: Experiment) -> Records:
@@ -85,8 +87,10 @@ def read_records(experiment: Experiment) -> Records:
     inputs = inputs_of(data, found.image_shapes)
     # Splitting, auditing and sampling each look at every clip: kept, but for images.
     clips = found if data.images else list(found)
-    label_space = make_label_space(data.labels, {clip.emotion for clip in clips})
-    return Records(found, clips, label_space, inputs, audit.Identities(clips))
+    words = {clip.emotion for clip in clips}
+    label_space = make_label_space(data.labels, words)
+    classless = sorted(word or "no label" for word in words if label_space.index(word) is None)
+    return Records(found, clips, label_space, inputs, audit.Identities(clips), tuple(classless))
 
 
 def load_dataset(experiment: Experiment) -> Dataset:
@@ -164,6 +168,11 @@ def make_dataset(
     }
     if not experiment.train.loss.emotion:
         facts["notes"].append("trained for landmarks alone: what it says of emotions means nothing")
+    if classless := sum(part.left_out("unlabelled") for part in parts):
+        facts["notes"].append(
+            f"{classless} training and validation clips are not used: label space "
+            f"{label_space.name} has no class for {', '.join(records.classless)}"
+        )
     if short := facts["short"]:
         clips_used = sum(len(np.unique(part.clip)) for part in parts)
         facts["notes"].append(

@@ -1,37 +1,69 @@
 """Raw corpora: one module an adapter, all behind `scan` and `open_frames`.
 
-An adapter module has `scan(root, findings)`, which yields clips with T = 0 from names and tables
-alone, and LAYOUT, what it expects. It may have `open_frames(root)` (how a clip's frames are read),
-`folder(root)` (what sources are relative to, if not the root), `published(clips)` (how many clips
-the publisher counts, by split and emotion) and RECIPE (options that suit the corpus).
+An adapter has `scan(root, findings)`, which yields clips with T = 0 from names and tables alone,
+and LAYOUT, what it expects. It may have
+
+    open_frames(root)   how a clip's frames are read
+    folder(root)        what sources are relative to, if not the root
+    listing(clips)      every clip of the publisher's, where names follow a rule
+    published(clips)    else how many the publisher counts, by split and emotion
+    notes(clips)        what else a user should know of these clips
+    RECIPE              options that suit the corpus
+
+Of a corpus that is there in part (one modality, one camera), `listing` and `published` count the
+parts that are there at all.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 from fer_jax.errors import UserError
 from fer_jax.records import Clip
 from preprocessing import video
-from preprocessing.corpora import crema_d, csv_manifest, fer2013, folder, ravdess
+from preprocessing.corpora import (
+    affectnet,
+    ck_plus,
+    crema_d,
+    csv_manifest,
+    fer2013,
+    folder,
+    ised,
+    jaffe,
+    oulu_casia,
+    ravdess,
+    sase_fe,
+    savee,
+)
 from preprocessing.corpora.tree import Findings
 
-#: Every adapter by the name that a user gives.
-CORPORA: Mapping[str, ModuleType] = {
+#: Every adapter by the name that a user gives. "-frames" is another view of the same files: single
+#: pictures where the corpus itself has sequences.
+CORPORA: Mapping[str, ModuleType | SimpleNamespace] = {
     "folder": folder,
     "csv": csv_manifest,
     "crema-d": crema_d,
     "ravdess": ravdess,
+    "savee": savee,
+    "sase-fe": sase_fe,
+    "oulu-casia": oulu_casia,
+    "ck+": ck_plus,
+    "ck+-frames": ck_plus.FRAMES,
+    "ised": ised,
+    "ised-frames": ised.FRAMES,
     "fer2013": fer2013,
+    "affectnet": affectnet,
+    "jaffe": jaffe,
 }
 
 
-def adapter(name: str) -> ModuleType:
-    """The adapter module of a corpus.
+def adapter(name: str) -> ModuleType | SimpleNamespace:
+    """The adapter of a corpus.
 
     Raises:
       UserError: the name is unknown.
@@ -84,17 +116,33 @@ def open_frames(name: str, root: Path) -> Callable[[Clip], Iterator[video.Frame]
 
 
 def source_size(name: str, root: Path, clip: Clip) -> int | None:
-    """Bytes of the file that a clip is read from; None where there is no such file."""
+    """Bytes of the file or the folder of images that a clip is read from; None without one."""
     module = adapter(name)
     folder = module.folder(root) if hasattr(module, "folder") else Path(root)
     path = folder / clip.source.partition("#")[0]
+    if path.is_dir():
+        return sum(file.stat().st_size for file in path.iterdir())
     return path.stat().st_size if path.is_file() else None
+
+
+def listing(name: str, clips: Sequence[Clip]) -> Sequence[Clip]:
+    """Every clip that the publisher lists, T = 0 and without a source; empty without a rule."""
+    module = adapter(name)
+    return list(module.listing(clips)) if hasattr(module, "listing") else []
 
 
 def published(name: str, clips: Sequence[Clip]) -> Mapping[tuple[str, str], int]:
     """Clips by (split, emotion) that the publisher counts; empty where nothing is published."""
     module = adapter(name)
-    return module.published(clips) if hasattr(module, "published") else {}
+    if hasattr(module, "published"):
+        return module.published(clips)
+    return Counter((clip.split, clip.emotion) for clip in listing(name, clips))
+
+
+def notes(name: str, clips: Sequence[Clip]) -> list[str]:
+    """What a user should know of these clips, a sentence each."""
+    module = adapter(name)
+    return list(module.notes(clips)) if hasattr(module, "notes") else []
 
 
 def recipe_defaults(name: str) -> Mapping[str, Any]:

@@ -24,8 +24,8 @@ Livingstone, Russo, The Ryerson Audio-Visual Database of Emotional Speech and So
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from itertools import product
 from pathlib import Path
 
 from fer_jax.labels import CORPUS_WORDS
@@ -40,38 +40,42 @@ _INTENSITY = {"01": "normal", "02": "strong"}
 _STATEMENT = {"01": "kids", "02": "dogs"}
 _AUDIO_ONLY = "03"
 _SPEECH = "01"
-_SONG_WORDS = CORPUS_WORDS["ravdess"][:6]
 
 
 def scan(root: Path, findings: Findings) -> Iterator[Clip]:
     """Clips of the tree, by name."""
     for path in media_files(root, VIDEO_SUFFIXES | {".wav"}, findings):
-        match = _NAME.fullmatch(path.stem)
-        if match is None:
+        if not _NAME.fullmatch(path.stem):
             findings.reject(path.as_posix(), f"the name is not like RAVDESS's ({LAYOUT})")
-            continue
-        modality, _, emotion, intensity, statement, _, actor = match.groups()
-        if modality == _AUDIO_ONLY:
-            findings.skipped["RAVDESS audio only (modality 03)"] += 1
-            continue
-        yield Clip(
-            clip_id=f"ravdess/{path.stem}",
-            corpus="ravdess",
-            subject=actor,
-            emotion=CORPUS_WORDS["ravdess"][int(emotion) - 1],
-            intensity=_INTENSITY[intensity],
-            statement=_STATEMENT[statement],
-            recording=path.stem.partition("-")[2],
-            source=path.as_posix(),
-        )
+        elif path.stem.startswith(_AUDIO_ONLY):
+            findings.skipped["files of audio only (modality 03)"] += 1
+        else:
+            yield _clip(path.stem, path.as_posix())
 
 
-def published(clips: Sequence[Clip]) -> Mapping[tuple[str, str], int]:
-    """The published counts of every modality and channel that is there at all."""
-    counts: Counter[tuple[str, str]] = Counter()
-    for channel in {clip.source.rpartition("/")[2][:5] for clip in clips}:
-        speech = channel.endswith(_SPEECH)
-        neutral, other = (96, 192) if speech else (92, 184)
-        for word in CORPUS_WORDS["ravdess"] if speech else _SONG_WORDS:
-            counts["", word] += neutral if word == "neutral" else other
-    return counts
+def _clip(stem: str, source: str = "") -> Clip:
+    _, _, emotion, intensity, statement, _, actor = stem.split("-")
+    return Clip(
+        clip_id=f"ravdess/{stem}",
+        corpus="ravdess",
+        subject=actor,
+        emotion=CORPUS_WORDS["ravdess"][int(emotion) - 1],
+        intensity=_INTENSITY[intensity],
+        statement=_STATEMENT[statement],
+        recording=stem.partition("-")[2],
+        source=source,
+    )
+
+
+def listing(clips: Sequence[Clip]) -> Iterator[Clip]:
+    """Every clip of each modality and channel that is there at all."""
+    two = ("01", "02")
+    emotions = [f"{n:02d}" for n in range(1, 9)]
+    actors = [f"{n:02d}" for n in range(1, 25)]
+    for start in sorted({clip.clip_id.partition("/")[2][:5] for clip in clips}):
+        speech = start.endswith(_SPEECH)
+        for fields in product(emotions, two, two, two, actors):
+            emotion, intensity, *_, actor = fields
+            strong_neutral = emotion == "01" and intensity == "02"
+            if not strong_neutral and (speech or (emotion <= "06" and actor != "18")):
+                yield _clip("-".join((start, *fields)))

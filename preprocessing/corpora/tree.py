@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,23 +18,34 @@ class Findings:
     Attributes:
       rejected: (source, reason) of everything that looks like a clip and is none.
       ignored: how many files of each suffix were passed over; they are no media of this corpus.
-      skipped: how many files were left out on purpose, by reason (e.g. RAVDESS's audio-only ones).
+      skipped: how many were left out on purpose, by what they are (e.g. audio without pictures).
+      missing: sources that the corpus's own table or labels name and that are not there.
     """
 
     rejected: list[tuple[str, str]] = field(default_factory=list)
     ignored: Counter[str] = field(default_factory=Counter)
     skipped: Counter[str] = field(default_factory=Counter)
+    missing: list[str] = field(default_factory=list)
 
     def reject(self, source: str, reason: str) -> None:
         self.rejected.append((source, reason))
 
     def notes(self) -> list[str]:
         """One sentence for each kind of file that was passed over."""
-        notes = [f"left out {n:,} files: {reason}" for reason, n in sorted(self.skipped.items())]
+        notes = [f"left out ({n:,}): {what}" for what, n in sorted(self.skipped.items())]
+        if self.missing:
+            count, names = len(self.missing), first_of(self.missing)
+            notes.append(f"labelled, but not here ({count:,}): {names}")
         if self.ignored:
             kinds = ", ".join(f"{n:,} {suffix}" for suffix, n in sorted(self.ignored.items()))
             notes.append(f"ignored {self.ignored.total():,} files that are no media: {kinds}")
         return notes
+
+
+def first_of(names: Sequence[str], count: int = 3) -> str:
+    """The first few of many names in one line."""
+    more = f" and {len(names) - count:,} more" if len(names) > count else ""
+    return ", ".join(names[:count]) + more
 
 
 def is_image(source: str) -> bool:

@@ -68,7 +68,7 @@ def test_crema_d_rejects_other_names_and_second_copies(tmp_path):
     )  # fmt: skip
     clips, findings = _scan("crema-d", tmp_path)
     assert [(c.clip_id, c.subject, c.statement, c.intensity) for c in clips] == [
-        ("crema-d/1001_DFA_ANG_X", "1001", "DFA", "XX"),
+        ("crema-d/1001_DFA_ANG_XX", "1001", "DFA", "XX"),
         ("crema-d/1001_IEO_SAD_HI", "1001", "IEO", "HI"),
     ]
     assert sorted(source for source, _ in findings.rejected) == [
