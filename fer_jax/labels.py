@@ -143,7 +143,7 @@ def make_label_space(name: str, words: Iterable[str]) -> LabelSpace:
       UserError: the name is unknown.
     """
     if name == "auto":
-        found = {canonical(word) for word in words}
+        found = {canonical(word) for word in words if word}
         known = [c for c in CANONICAL if c in found]
         return _same("auto", *known, *sorted(found.difference(CANONICAL)))
     if name not in LABEL_SPACES:

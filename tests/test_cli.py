@@ -12,7 +12,7 @@ import pytest
 from fer_jax.cli import main, make_parser
 
 COMMANDS = (
-    "demo", "preprocess", "inspect", "audit", "train", "crossval", "evaluate", "predict", "extract",
+    "demo", "preprocess", "inspect", "audit", "split", "train", "crossval", "evaluate", "predict", "extract",
     "models", "bench", "doctor",
 )  # fmt: skip
 
