@@ -125,12 +125,19 @@ def make_parser() -> argparse.ArgumentParser:
         "What leaks from the training part of a split into its test part.",
         "fer-jax audit records/ --protocol random-kfold",
     )
-    p.add_argument("dir", type=Path, metavar="DIR")
-    p.add_argument("--protocol", default="subject", metavar="NAME")
-    p.add_argument("--folds", type=int, default=10)
-    p.add_argument("--fold", type=int, default=0)
-    p.add_argument("--seed", type=int, default=0)
+    _add_protocol(p)
     p.add_argument("--strict", action="store_true", help="exit 4 if anything leaks")
+
+    p = add(
+        "split",
+        commands.split,
+        "Divide records by a protocol: how many clips of each class, and the clips as a CSV.",
+        "fer-jax split records/ --protocol subject-kfold --folds 5 --fold 2 --out fold2.csv",
+    )
+    _add_protocol(p)
+    p.add_argument(
+        "--out", type=Path, metavar="FILE", help="the CSV to write; --protocol file reads it"
+    )
 
     p = add(
         "importance",
@@ -313,6 +320,18 @@ def _add_training(p: argparse.ArgumentParser, out: str) -> None:
     p.add_argument("--results", **_RESULTS)
 
 
+def _add_protocol(p: argparse.ArgumentParser) -> None:
+    """What `audit` and `split` take beside the keys of a config's protocol."""
+    p.epilog = (
+        f"{p.epilog}\nMore settings as in a config: --protocol.KEY VALUE, --data.labels SPACE"
+    )
+    p.add_argument("dir", type=Path, metavar="DIR", help="record directories, as in A or A,B")
+    p.add_argument("--protocol", default="subject", metavar="NAME", help="see docs/training.md")
+    p.add_argument("--folds", default="10", metavar="N")
+    p.add_argument("--fold", default="0", metavar="N")
+    p.add_argument("--seed", default="0", metavar="N")
+
+
 def _overrides(rest: Sequence[str]) -> list[tuple[str, str]]:
     """`--a.b value` and `--a.b=value` as pairs."""
     pairs, queue = [], list(rest)
@@ -332,7 +351,7 @@ def _overrides(rest: Sequence[str]) -> list[tuple[str, str]]:
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     words = sys.argv[1:] if argv is None else list(argv)
     args, rest = make_parser().parse_known_args(words)
-    if rest and args.command not in ("train", "crossval", "reproduce"):
+    if rest and args.command not in ("train", "crossval", "reproduce", "audit", "split"):
         raise UserError(f"unknown argument {rest[0]} (see `fer-jax {args.command} --help`)")
     args.words, args.overrides = words, _overrides(rest)
     return args

@@ -5,10 +5,15 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fer_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from fer_jax.data.protocols import Index, Split
+    from fer_jax.records import Clip
 
 
 def preprocess(args: argparse.Namespace) -> tuple[int, dict[str, Any], str]:
@@ -42,28 +47,52 @@ def inspect(args: argparse.Namespace) -> tuple[int, dict[str, Any], str]:
 
 
 def audit(args: argparse.Namespace) -> tuple[int, dict[str, Any], str]:
-    from fer_jax.config import Experiment, override
-    from fer_jax.data import audit, corpus, protocols
+    from fer_jax.data import audit, corpus
 
-    experiment = override(
-        Experiment(name="audit"),
-        [
-            ("protocol.name", args.protocol),
-            ("protocol.folds", str(args.folds)),
-            ("protocol.fold", str(args.fold)),
-            ("protocol.seed", str(args.seed)),
-        ],
-    )
     clips = corpus.load(args.dir)
-    split = protocols.make_split(clips, experiment.protocol)
-    report = audit.audit(clips, split)
-    sizes = {part: len(getattr(split, part)) for part in ("train", "validation", "test")}
-    report |= {"protocol": split.name, "split_sha256": split.sha256, "clips": sizes}
+    found, split, _ = _divided(args, clips)
+    same = ("protocol", "split_sha256", "clips", "notes")
+    report = audit.audit(clips, split) | {key: found[key] for key in same}
     text = "\n".join(
-        [report["verdict"], *(f"{k}: {v}" for k, v in report.items() if k != "verdict")]
+        [
+            report["verdict"],
+            *(f"{k}: {v}" for k, v in report.items() if k not in ("verdict", "notes")),
+            *(f"note: {note}" for note in report["notes"]),
+        ]
     )
     leaky = args.strict and not report["verdict"].startswith("clean")
     return 4 if leaky else 0, report, text
+
+
+def split(args: argparse.Namespace) -> tuple[int, dict[str, Any], str]:
+    from fer_jax.data import corpus, protocols
+
+    report, divided, index = _divided(args, corpus.load(args.dir, streams=()))
+    if args.out:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        protocols.save_split(args.out, divided, index)
+        report["out"] = str(args.out)
+    return 0, report, protocols.render(report)
+
+
+def _divided(
+    args: argparse.Namespace, clips: Sequence[Clip]
+) -> tuple[dict[str, Any], Split, Index]:
+    """The split that the words of `audit` and `split` ask for, and what there is to say of it."""
+    from fer_jax.config import Experiment, override
+    from fer_jax.data import protocols
+    from fer_jax.labels import make_label_space
+
+    for key, _ in args.overrides:
+        if not key.startswith("protocol.") and key != "data.labels":
+            raise UserError(f"unknown argument --{key} (see `fer-jax {args.command} --help`)")
+    short = [(f"protocol.{key}", getattr(args, key)) for key in ("folds", "fold", "seed")]
+    words = [("protocol.name", args.protocol), *short, *args.overrides]
+    experiment = override(Experiment(name=args.command), words)
+    index = protocols.Index(clips)
+    split = protocols.make_split(index, experiment.protocol)
+    space = make_label_space(experiment.data.labels, {entry.word for entry in index.entries})
+    return protocols.describe(index, split, space), split, index
 
 
 def importance(args: argparse.Namespace) -> tuple[int, dict[str, Any], str]:

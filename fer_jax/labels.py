@@ -186,7 +186,7 @@ def make_label_space(name: str, words: Iterable[str]) -> LabelSpace:
       UserError: the name is unknown.
     """
     if name == "auto":
-        found = {"".join(_parts(word)) for word in words}
+        found = {"".join(_parts(word)) for word in words if word}
         known = [c + q for c in CANONICAL for q in ("", *QUALITIES) if c + q in found]
         return _same("auto", *known, *sorted(found.difference(known)))
     if name not in LABEL_SPACES:

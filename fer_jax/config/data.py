@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from fer_jax.config.base import STRICT, Floats, _sequence, validated
+from fer_jax.config.base import STRICT, Floats, Strings, _sequence, validated
 
 #: The feature vectors that are computed from landmarks and blendshapes.
 FEATURES = (
@@ -92,7 +92,7 @@ class Data:
     """Which clips, as what sequences, as which features and images."""
 
     dir: str = ""
-    """The record directory."""
+    """The record directory, or several as one with commas between them."""
     labels: str = "auto"
     """A label space of fer_jax.labels, or "auto": the emotions found in the data."""
     features: Features = "coords-136"
@@ -145,13 +145,31 @@ class Data:
 class Protocol:
     """Which clips train, validate and test."""
 
-    name: Literal["official", "random", "subject", "random-kfold", "subject-kfold"] = "subject"
+    name: Literal[
+        "official", "random", "subject", "random-kfold", "subject-kfold", "loso", "loco",
+        "cross-corpus", "published", "actors", "file",
+    ] = "subject"  # fmt: skip
     """official: the corpus's own; random: files at random; subject: whole subjects;
-    *-kfold: fold `fold` of `folds` is the test set."""
+    *-kfold: fold `fold` of `folds` is the test set; loso, loco: fold `fold` is a subject, a corpus;
+    cross-corpus, published, actors, file: see below."""
     folds: int = Field(default=10, ge=2)
+    """Of random-kfold and subject-kfold; the others with folds have as many as there are."""
     fold: int = Field(default=0, ge=0)
     validation: float = Field(default=0.1, ge=0, lt=1)
     """Share of all clips (or subjects) that validates; 0 validates on nothing."""
     test: float = Field(default=0.1, gt=0, lt=1)
     """Share that tests ("random" and "subject")."""
     seed: int = 0
+    train_corpora: Strings = ()
+    test_corpora: Strings = ()
+    """What trains and what tests in cross-corpus, as in --protocol.test_corpora ravdess."""
+    published: str = ""
+    """crema-d-5fold, ravdess-speech-6fold or ravdess-5fold-luna-jimenez."""
+    train_subjects: int = Field(default=0, ge=0)
+    validation_subjects: int = Field(default=0, ge=0)
+    """With actors: the first so many subjects by name train, the next validate, the rest test."""
+    test_on_validation: bool = False
+    """With actors: the validation part is the test part too, as paper 3 reports."""
+    file: str = ""
+    """With file: a CSV of part and clip_id, or a directory of train.csv, val.csv and test.csv with
+    lines like `path label`, or of such directories, a fold each."""

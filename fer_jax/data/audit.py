@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from typing import Any
 
-from fer_jax.data.protocols import Split
+from fer_jax.data.protocols import Split, recording_of, subject_of
 from fer_jax.records import IMAGES, Clip
 
 #: What is compared exactly: everything that was extracted from the pictures.
@@ -28,8 +28,8 @@ def content_hash(clip: Clip) -> str:
 
 
 _KEYS: Mapping[str, Callable[[Clip], str]] = {
-    "subject_overlap": lambda clip: clip.subject,
-    "twin_overlap": lambda clip: clip.recording,
+    "subject_overlap": subject_of,
+    "twin_overlap": recording_of,
     "near_duplicates": content_hash,
     "statement_overlap": lambda clip: clip.statement,
 }

@@ -1,19 +1,21 @@
-"""A record directory as a sequence of clips."""
+"""A record directory, or several, as a sequence of clips."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import threading
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, overload
 
+import numpy as np
+
 from fer_jax.data.extracted import Extracted
+from fer_jax.data.manifest import check_manifest, file_sha256, read_json, read_manifest
 from fer_jax.data.tfrecord import REMEDY, Shard
 from fer_jax.errors import UserError
 from fer_jax.records import (
@@ -51,10 +53,10 @@ class Corpus(Sequence[Clip]):
 
     def __init__(self, dir: Path, streams: Sequence[str] | None) -> None:
         self.dir = dir
-        self.info = _read_json(dir / "dataset_info.json")
+        self.info = read_json(dir / "dataset_info.json")
         notes = dir / "metadata.json"
-        self.metadata = _read_json(notes) if notes.is_file() else {}
-        features = _read_json(dir / "features.json")
+        self.metadata = read_json(notes) if notes.is_file() else {}
+        features = read_json(dir / "features.json")
         try:
             split = next(s for s in self.info["splits"] if s["name"] == SPLIT)
             self.name: str = self.info["name"]
@@ -131,7 +133,11 @@ class Corpus(Sequence[Clip]):
             raise UserError(f"{self.shards[which]}, record {i}: {error}") from error
         if self.extracted is None:
             return clip
-        return clip.replace(extracted=self.extracted.values(which, i, clip.clip_id))
+        return clip.replace(extracted=self._features(which, i, clip.clip_id))
+
+    def _features(self, which: int, i: int, clip_id: str) -> np.ndarray:
+        assert self.extracted is not None
+        return self.extracted.values(which, i, clip_id)
 
     def _shard(self, which: int) -> Shard:
         shard = self._opened.get(which)
@@ -154,6 +160,11 @@ class Corpus(Sequence[Clip]):
         return load, (self.dir, [*self.streams, *extracted])
 
     @property
+    def parts(self) -> tuple[Corpus, ...]:
+        """The record directories that this is made of, in their order."""
+        return (self,)
+
+    @property
     def data_sha256(self) -> str:
         """What the records are: SHA-256 over every shard's name and SHA-256, in hexadecimal.
 
@@ -167,7 +178,7 @@ class Corpus(Sequence[Clip]):
     def _records_sha256(self) -> str:
         digest = hashlib.sha256()
         for path in self.shards:
-            manifest = _manifest(path) or {}
+            manifest = read_manifest(path) or {}
             stated = manifest.get("sha256")
             if not stated or manifest.get("bytes") != path.stat().st_size:
                 stated = file_sha256(path)
@@ -182,7 +193,7 @@ class Corpus(Sequence[Clip]):
         """
         seen: set[str] = set()
         for which, path in enumerate(self.shards):
-            problems += _check_manifest(path, self.shard_lengths[which])
+            problems += check_manifest(path, self.shard_lengths[which])
             try:
                 self._shard(which)
             except UserError as error:
@@ -211,18 +222,130 @@ class Corpus(Sequence[Clip]):
         return problems
 
 
-def load(dir: str | os.PathLike[str], streams: Sequence[str] | None = None) -> Corpus:
-    """The clips of a record directory.
+class Joined(Corpus):
+    """The clips of several record directories, one after the other. Made by `load`.
+
+    dir is all their names, as `load` takes them; info is {}. stored_streams are those that all of
+    them hold, image_shapes and metadata what is the same in all. extracted is the first's: the
+    features of all come from one network.
 
     Args:
-      dir: what `fer-jax preprocess` wrote.
-      streams: the optional streams to decode (see `fer_jax.records.OPTIONAL`) and "extracted/..."
-        features to read; others are None in the clips. None decodes all that the records hold.
+      parts: at least two, with the same streams.
 
     Raises:
-      UserError: `dir` is absent, no record directory or incomplete, or lacks a stream.
+      UserError: their pictures differ in size, or their features come from several networks.
     """
-    path = Path(dir)
+
+    def __init__(self, parts: Sequence[Corpus]) -> None:
+        self._parts, first = tuple(parts), parts[0]
+        self.dir = Path(",".join(str(part.dir) for part in parts))
+        self.name = "+".join(part.name for part in parts)
+        self.info = {}
+        self.metadata = _agreed([part.metadata for part in parts])
+        self.streams = first.streams
+        self.stored_streams = tuple(
+            stream
+            for stream in first.stored_streams
+            if all(stream in part.stored_streams for part in parts)
+        )
+        self.image_shapes = _agreed([part.image_shapes for part in parts])
+        for name in (n for n in self.streams if n in IMAGES and n not in self.image_shapes):
+            sizes = (f"{'x'.join(map(str, p.image_shapes[name]))} in {p.dir}" for p in parts)
+            raise UserError(
+                f"{name} differ in size: {', '.join(sizes)}; preprocess into new directories with "
+                "one --crop-size and --crop-color"
+            )
+        self.extracted = first.extracted
+        made = {part.extracted.facts["weights_sha256"] for part in parts if part.extracted}
+        if self.extracted is not None and len(made) > 1:
+            raise UserError(
+                f"{self.extracted.features} come from different networks in {self.dir}: make them "
+                "with `fer-jax extract` and one run"
+            )
+        self.shards = [path for part in parts for path in part.shards]
+        self.shard_lengths = [length for part in parts for length in part.shard_lengths]
+        self._ends = list(accumulate(self.shard_lengths))
+        self._starts = list(accumulate((len(part.shards) for part in parts), initial=0))
+        self._opened, self._lock = {}, threading.Lock()
+
+    def _features(self, which: int, i: int, clip_id: str) -> np.ndarray:
+        part = bisect_right(self._starts, which) - 1
+        return self._parts[part]._features(which - self._starts[part], i, clip_id)
+
+    @property
+    def parts(self) -> tuple[Corpus, ...]:
+        return self._parts
+
+    @property
+    def data_sha256(self) -> str:
+        """SHA-256 over those of the directories, whatever their order."""
+        text = "\n".join(sorted(part.data_sha256 for part in self._parts))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def scan(self, problems: list[str]) -> Iterator[Clip]:
+        """Every intact clip of each directory, with all the streams that it holds there."""
+        seen: dict[str, Path] = {}
+        for part in self._parts:
+            for clip in part.scan(problems):
+                if seen.setdefault(clip.clip_id, part.dir) != part.dir:
+                    problems.append(f"{part.dir}: {clip.clip_id} is in {seen[clip.clip_id]} too")
+                yield clip
+
+
+def directories(dir: str | os.PathLike[str]) -> list[Path]:
+    """The record directories that a command's DIR, or a config's data.dir, names.
+
+    Raises:
+      UserError: one is named twice.
+    """
+    names = [name.strip() for name in os.fspath(dir).split(",") if name.strip()]
+    if len(names) < 2 or Path(dir).exists():
+        return [Path(dir)]
+    paths = [Path(name) for name in names]
+    for path in paths:
+        if [other.resolve() for other in paths].count(path.resolve()) > 1:
+            raise UserError(f"{dir} names {path} twice")
+    return paths
+
+
+def load(dir: str | os.PathLike[str], streams: Sequence[str] | None = None) -> Corpus:
+    """The clips of a record directory, or of several as one.
+
+    Args:
+      dir: what `fer-jax preprocess` wrote; several with commas between them: "crema-d,ravdess".
+      streams: the optional streams to decode (see `fer_jax.records.OPTIONAL`) and "extracted/..."
+        features to read; others are None in the clips. None decodes all that the records hold, of
+        several directories all that each of them holds.
+
+    Raises:
+      UserError: `dir` is absent, no record directory or incomplete, or lacks a stream, or several
+        do not go together.
+    """
+    parts = [_load(path, streams) for path in directories(dir)]
+    if len(parts) == 1:
+        return parts[0]
+    if streams is None:
+        common = set.intersection(*(set(part.stored_streams) for part in parts))
+        shapes = _agreed([part.image_shapes for part in parts])
+        wanted = [s for s in OPTIONAL if s in common and (s not in IMAGES or s in shapes)]
+        parts = [_load(part.dir, wanted) for part in parts]
+    return Joined(parts)
+
+
+def _agreed(mappings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What is the same in all of them, also within mappings that they hold."""
+    first, *others = mappings
+    found = {}
+    for key, value in first.items():
+        values = [other.get(key) for other in others]
+        if all(isinstance(one, dict) for one in (value, *values)):
+            found[key] = _agreed([one for one in (value, *values) if one is not None])
+        elif all(one == value for one in values):
+            found[key] = value
+    return found
+
+
+def _load(path: Path, streams: Sequence[str] | None) -> Corpus:
     if not path.is_dir():
         what = "is a file, not a record directory" if path.exists() else "does not exist"
         raise UserError(f"{path} {what}; make one with `fer-jax preprocess CORPUS RAW {path}`")
@@ -239,21 +362,6 @@ def load(dir: str | os.PathLike[str], streams: Sequence[str] | None = None) -> C
     return Corpus(path, streams)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        document = json.loads(path.read_bytes())
-        if not isinstance(document, dict):
-            raise ValueError("not an object")
-    except OSError as error:
-        raise UserError(
-            f"cannot read {path}: {error.strerror}; repeat the preprocess command: finished "
-            "shards are kept"
-        ) from None
-    except ValueError as error:
-        raise UserError(f"{path} is damaged: {error}; {REMEDY}") from None
-    return document
-
-
 def _shard_paths(dir: Path, info: dict[str, Any], split: dict[str, Any]) -> list[Path]:
     """The shards by the directory's own template: TFDS's SequentialWriter has another than we."""
     if info.get("fileFormat", "tfrecord") != "tfrecord":
@@ -261,31 +369,3 @@ def _shard_paths(dir: Path, info: dict[str, Any], split: dict[str, Any]) -> list
     template = split.get("filepathTemplate", FILE_TEMPLATE)
     count = len(split["shardLengths"])
     return [dir / shard_name(info["name"], i, count, template) for i in range(count)]
-
-
-def _manifest(shard: Path) -> dict[str, Any] | None:
-    path = shard.with_name(f"{shard.name}.manifest.json")
-    return _read_json(path) if path.is_file() else None
-
-
-def file_sha256(path: Path) -> str:
-    """A file's SHA-256 in hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _check_manifest(shard: Path, records: int) -> list[str]:
-    try:
-        manifest = _manifest(shard)
-        if manifest is None:
-            return []
-        size, digest = shard.stat().st_size, file_sha256(shard)
-    except UserError as error:
-        return [str(error)]
-    except OSError as error:
-        return [f"cannot read {shard}: {error.strerror}"]
-    for key, found in (("records", records), ("bytes", size), ("sha256", digest)):
-        if manifest.get(key) != found:
-            stated = manifest.get(key)
-            return [f"{shard}: its manifest says {key} {stated}, found {found}; {REMEDY}"]
-    return []

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fer_jax.data.corpus import Corpus, load
+from fer_jax.data.protocols import subject_of
 from fer_jax.errors import UserError
 from fer_jax.records import Clip
 
@@ -44,7 +45,7 @@ def inspect(dir: str | os.PathLike[str], check: bool = False) -> dict[str, Any]:
         for group, key in (
             ("classes", clip.emotion),
             ("splits", clip.split),
-            ("subjects", clip.subject),
+            ("subjects", subject_of(clip) if len(corpus.parts) > 1 else clip.subject),
         ):
             _add(groups[group].setdefault(key, _counts()), clip)
     return {
@@ -61,7 +62,7 @@ def inspect(dir: str | os.PathLike[str], check: bool = False) -> dict[str, Any]:
         "image_shapes": {name: list(shape) for name, shape in corpus.image_shapes.items()},
         "shards": len(corpus.shards),
         "bytes": sum(path.stat().st_size for path in corpus.shards),
-        "quarantined": _quarantined(corpus),
+        "quarantined": _quarantined(corpus.parts),
         "data_sha256": corpus.data_sha256,
         "metadata": corpus.metadata,
         "checked": check,
@@ -84,15 +85,16 @@ def _with_coverage(counts: Mapping[str, int]) -> dict[str, Any]:
     return {**counts, "coverage": counts["faces"] / frames if frames else None}
 
 
-def _quarantined(corpus: Corpus) -> int | None:
-    path = corpus.dir / "quarantine.csv"
-    if not path.is_file():
-        return None
-    try:
-        with open(path, newline="", encoding="utf-8") as file:
-            return sum(1 for _ in csv.DictReader(file))
-    except (OSError, ValueError, csv.Error) as error:
-        raise UserError(f"cannot read {path}: {error}") from None
+def _quarantined(parts: Sequence[Corpus]) -> int | None:
+    paths = [path for part in parts if (path := part.dir / "quarantine.csv").is_file()]
+    count = 0
+    for path in paths:
+        try:
+            with open(path, newline="", encoding="utf-8") as file:
+                count += sum(1 for _ in csv.DictReader(file))
+        except (OSError, ValueError, csv.Error) as error:
+            raise UserError(f"cannot read {path}: {error}") from None
+    return count if paths else None
 
 
 def render(report: Mapping[str, Any]) -> str:

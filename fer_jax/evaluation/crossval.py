@@ -152,10 +152,13 @@ _Table = list[tuple[str, str, str]]
 
 def _read(run: Path) -> _Table:
     with (run / "predictions.csv").open(newline="") as file:
-        return [
-            (line["truth"], line["predicted"], line["subject"] or line["clip_id"])
-            for line in csv.DictReader(file)
-        ]
+        return [(line["truth"], line["predicted"], _cluster(line)) for line in csv.DictReader(file)]
+
+
+def _cluster(line: Mapping[str, str]) -> str:
+    """Who is seen, among all corpora; the clip where that is unknown."""
+    corpus = line["clip_id"].partition("/")[0]
+    return f"{corpus}/{line['subject']}" if line["subject"] else line["clip_id"]
 
 
 def _columns(table: _Table, classes: Sequence[str]) -> tuple[np.ndarray, np.ndarray, list[str]]:

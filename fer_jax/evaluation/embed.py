@@ -132,6 +132,11 @@ def extract(
     loaded = loop.load_run(run)
     embedder = Embedder(loaded)
     clips = corpus.load(records, streams=embedder.streams)
+    if len(clips.parts) > 1:
+        each = ", then of ".join(str(part.dir) for part in clips.parts)
+        raise UserError(
+            f"features lie beside the records that they are of: extract those of {each}"
+        )
     features = f"extracted/{name}-{embedder.size}"
     out = Path(records) / features
     facts = {

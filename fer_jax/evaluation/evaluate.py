@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from fer_jax.config import Data
+from fer_jax.config import Data, Protocol
 from fer_jax.data import audit, corpus, protocols
 from fer_jax.data.samples import Samples, apply_caps, make_samples, streams_of
 from fer_jax.errors import UserError
@@ -29,8 +29,8 @@ BATCH = 256
 FEW_CLUSTERS = 10
 
 
-Opened = tuple[corpus.Corpus, Sequence[Clip]]
-"""Records and their clips, which are in memory where they are small."""
+Opened = tuple[corpus.Corpus, Sequence[Clip], protocols.Index]
+"""Records, their clips, which are in memory where they are small, and what splitting reads."""
 
 
 def open_records(where: Path, data: Data) -> Opened:
@@ -40,7 +40,8 @@ def open_records(where: Path, data: Data) -> Opened:
       UserError: no such records.
     """
     records = corpus.load(where, streams=streams_of(data))
-    return records, records if data.images else list(records)
+    clips = records if data.images else list(records)
+    return records, clips, protocols.Index(clips)
 
 
 def evaluate(
@@ -84,11 +85,11 @@ def evaluate(
     loaded = loop.load_run(run)
     experiment = loaded.experiment
     where = Path(experiment.data.dir if data is None else data)
-    records, clips = opened or open_records(where, experiment.data)
+    records, clips, index = opened or open_records(where, experiment.data)
     facts = loaded.facts
     own = records.data_sha256 == facts["data_sha256"]
     if own:
-        parts = protocols.make_split(clips, experiment.protocol)
+        parts = _divided(run, index, experiment.protocol)
         if parts.sha256 != facts["split_sha256"]:
             raise UserError(
                 f"this version of FER-JAX does not divide {where} as the one that trained {run}: "
@@ -110,7 +111,8 @@ def evaluate(
         indices = parts.test
         # Without a clip in common nothing is known of subjects that two corpora may share.
         audited = audit.audit(clips, parts) if len(parts.train) else {}
-        out = run / "evaluations" / where.resolve().name
+        names = [path.resolve().name for path in corpus.directories(where)]
+        out = run / "evaluations" / "+".join(names)
         if _holds_other(out, records.data_sha256):
             out = out.with_name(f"{out.name}-{records.data_sha256[:8]}")
     if not len(indices):
@@ -129,7 +131,7 @@ def evaluate(
     if experiment.data.landmarks:
         found["landmark_error"] = float(np.mean(prediction.landmark_error))
     found |= {
-        "protocol": parts.name,
+        "protocol": facts["protocol"] if own else parts.name,
         "split": split if own else "all",
         "split_sha256": parts.sha256,
         "left_out": {
@@ -233,16 +235,24 @@ def _clusters(indices: np.ndarray, clips: Sequence[Clip]) -> tuple[str, dict[int
     Subjects, unless one is unknown or there is only one: then recordings or single clips.
     """
     used = sorted(set(indices.tolist()))
-    subjects = {i: clips[i].subject for i in used}
+    subjects = {i: protocols.subject_of(clips[i]) for i in used}
     if all(subjects.values()) and len(set(subjects.values())) > 1:
         return "subject", subjects
-    return "clip", {i: clips[i].recording or clips[i].clip_id for i in used}
+    return "clip", {i: protocols.recording_of(clips[i]) or clips[i].clip_id for i in used}
+
+
+def _divided(run: Path, index: protocols.Index, protocol: Protocol) -> protocols.Split:
+    """The run's split, made again; of protocol `file` from the run's copy of what the file said."""
+    if protocol.name != "file":
+        return protocols.make_split(index, protocol)
+    return protocols.make_split(index, dataclasses.replace(protocol, file=str(run / "split.csv")))
 
 
 def _unseen(run: Path, name: str, clips: Sequence[Clip]) -> protocols.Split:
     """Other records, divided by what the run did with a clip of that id; the rest tests."""
-    with (run / "split.csv").open(newline="") as file:
-        seen = {row["clip_id"]: row["part"] for row in csv.DictReader(file)}
+    seen: dict[str, str] = {}
+    for one, clip_id in protocols.read_split(run / "split.csv"):
+        seen.setdefault(clip_id, one)  # What validates may test too, and was seen.
     whole = protocols.everything(clips, f"all of {name}")
     part = np.array([seen.get(clips[i].clip_id, "test") for i in whole.test], dtype=object)
     if (part == "test").all():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ import optax
 from jax.sharding import Mesh
 
 from fer_jax import models
-from fer_jax.config import Experiment, load_config
+from fer_jax.config import Data, Experiment, load_config
 from fer_jax.data import audit, corpus, importance, protocols, samples
 from fer_jax.data.samples import Samples
 from fer_jax.data.statistics import Statistics
@@ -60,6 +59,7 @@ class Records:
     Attributes:
       corpus: the record directory.
       clips: its clips; in memory where they are small.
+      index: what splitting reads of the clips, for any number of splits.
       label_space: the classes.
       inputs: what the network reads of a sample.
       identities: of the clips, for the audit of any number of splits.
@@ -68,10 +68,22 @@ class Records:
 
     corpus: corpus.Corpus
     clips: Sequence[Clip]
+    index: protocols.Index
     label_space: LabelSpace
     inputs: models.Inputs
     identities: audit.Identities
     classless: tuple[str, ...]
+
+
+def open_corpus(data: Data, streams: Sequence[str]) -> corpus.Corpus:
+    """The records that a config names, with these streams.
+
+    Raises:
+      UserError: it names none, there are no such records, or they lack a stream.
+    """
+    if not data.dir:
+        raise UserError("no data: give a record directory with --data.dir DIR")
+    return corpus.load(data.dir, streams=streams)
 
 
 def read_records(experiment: Experiment) -> Records:
@@ -81,16 +93,16 @@ def read_records(experiment: Experiment) -> Records:
       UserError: no such records, or they lack what the config reads.
     """
     data = experiment.data
-    if not data.dir:
-        raise UserError("no data: give a record directory with --data.dir DIR")
-    found = corpus.load(data.dir, streams=samples.streams_of(data))
+    found = open_corpus(data, samples.streams_of(data))
     inputs = inputs_of(data, found.image_shapes)
     # Splitting, auditing and sampling each look at every clip: kept, but for images.
     clips = found if data.images else list(found)
-    words = {clip.emotion for clip in clips}
+    index = protocols.Index(clips)
+    words = {entry.word for entry in index.entries}
     label_space = make_label_space(data.labels, words)
     classless = sorted(word or "no label" for word in words if label_space.index(word) is None)
-    return Records(found, clips, label_space, inputs, audit.Identities(clips), tuple(classless))
+    identities = audit.Identities(clips)
+    return Records(found, clips, index, label_space, inputs, identities, tuple(classless))
 
 
 def load_dataset(experiment: Experiment) -> Dataset:
@@ -100,7 +112,7 @@ def load_dataset(experiment: Experiment) -> Dataset:
       UserError: no such records, or they cannot be split or used as the config wants.
     """
     records = read_records(experiment)
-    split = protocols.make_split(records.clips, experiment.protocol)
+    split = protocols.make_split(records.index, experiment.protocol)
     dataset = make_dataset(experiment, records, split)
     parts = [part for part in (dataset.train, dataset.validation) if part is not None]
     mesh = parallel.make_mesh(experiment.parallel)
@@ -123,6 +135,7 @@ def make_dataset(
       UserError: the split cannot be used as the config wants.
     """
     data, clips, label_space = experiment.data, records.clips, records.label_space
+    notes = [*split.notes, *protocols.check_classes(records.index, split, label_space)]
 
     def make(chosen: np.ndarray) -> Samples:
         if whole is not None and len(found := whole.of_clips(chosen)):
@@ -164,7 +177,7 @@ def make_dataset(
         "image_shapes": records.corpus.image_shapes,
         "recipe": _recipe(records.corpus.metadata),
         "extracted": records.corpus.extracted.facts if records.corpus.extracted else None,
-        "notes": [],
+        "notes": notes,
     }
     if not experiment.train.loss.emotion:
         facts["notes"].append("trained for landmarks alone: what it says of emotions means nothing")
@@ -201,8 +214,7 @@ def _seen(experiment: Experiment, records: Records) -> set[str] | None:
         if run in known or not (run / "split.csv").is_file():
             continue
         known.add(run)
-        with (run / "split.csv").open(newline="") as file:
-            found |= {row["clip_id"] for row in csv.DictReader(file) if row["part"] != "test"}
+        found |= {name for part, name in protocols.read_split(run / "split.csv") if part != "test"}
         runs += load_config(run / "config.json").train.init.run
     return found if known else None
 

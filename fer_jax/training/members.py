@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 
 from fer_jax.config import Experiment, Given, differences, override, with_values
+from fer_jax.data import protocols
 from fer_jax.errors import UserError
 from fer_jax.models.layers.dropout import rate_values
+from fer_jax.training.job import open_corpus
 
 #: Numbers of the config that a compiled program is given where members differ in them.
 NUMBERS = (
@@ -53,24 +55,25 @@ def make_members(
     """Every combination of folds, seeds and values of a config.
 
     Args:
-      folds: all `protocol.folds` of a -kfold protocol.
+      folds: every fold of a protocol with folds (see `protocols.fold_count`).
       seeds: of `train.seed`; empty leaves the config's.
       vary: a dotted key and its values, as on a command line.
 
     Raises:
-      UserError: a protocol without folds, a key or value that does not exist, a key that members
-        of one program cannot differ in, or two members that are the same.
+      UserError: a protocol without folds, or whose folds cannot be counted, a key or value that
+        does not exist, a key that members of one program cannot differ in, or two members that are
+        the same.
     """
     axes: list[list[tuple[str, str, str]]] = []
     if folds:
-        if not experiment.protocol.name.endswith("-kfold"):
+        protocol = experiment.protocol
+        if not protocols.has_folds(protocol):
             raise UserError(
-                f"protocol {experiment.protocol.name} has no folds: add --protocol.name "
-                "subject-kfold (or random-kfold) and --protocol.folds"
+                f"protocol {protocol.name} has no folds: add --protocol.name subject-kfold (or "
+                "random-kfold) and --protocol.folds, or --protocol.name loso"
             )
-        axes.append(
-            [("protocol.fold", str(i), f"fold{i}") for i in range(experiment.protocol.folds)]
-        )
+        count = protocols.fold_count(protocol, lambda: open_corpus(experiment.data, ()))
+        axes.append([("protocol.fold", str(i), f"fold{i}") for i in range(count)])
     if seeds:
         axes.append([("train.seed", str(seed), f"seed{seed}") for seed in seeds])
     for key, values in vary:

@@ -171,7 +171,7 @@ class Population:
         """The data set of every protocol that waits, and the samples of all of them."""
         clips, data = self._records.clips, self._first.data
         splits = {
-            _protocol(member): protocols.make_split(clips, member.experiment.protocol)
+            _protocol(member): protocols.make_split(self._records.index, member.experiment.protocol)
             for member in self._waiting
         }
         used: set[int] = set()

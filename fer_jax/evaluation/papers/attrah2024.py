@@ -40,9 +40,9 @@ def plan(small: bool) -> Paper:
     steps = (
         Step("clean", ("audit", _FER, "--protocol", "official", "--clean", "{split:clean}")),
         *(
-        Step(f"{name}{suffix}", (*train, *classes, *protocol, *less))
-        for name, classes in (("lstm", ()), ("lstm-7", seven))
-        for suffix, protocol in (("", ()), ("-leak-free", clean))
+            Step(f"{name}{suffix}", (*train, *classes, *protocol, *less))
+            for name, classes in (("lstm", ()), ("lstm-7", seven))
+            for suffix, protocol in (("", ()), ("-leak-free", clean))
         ),
     )
     note = "MediaPipe's releases find slightly different faces; images without one are left out."

@@ -15,7 +15,10 @@ _SYSTEMS: dict[str, tuple[str, tuple[float, ...], tuple[float, ...]]] = {
     "EmotionalDAN": ("", (0.736, 0.465, 0.62), (0.921, 0.634, 0.896)),
 }
 _DAN: dict[str, Any] = {
-    "model__widths": "4,4,4,4", "model__dense": 16, "model__patch": 4, "data__image_size": 24,
+    "model__widths": "4,4,4,4",
+    "model__dense": 16,
+    "model__patch": 4,
+    "data__image_size": 24,
 }
 _SMALL: dict[str, dict[str, Any]] = {
     "cnn2": {},

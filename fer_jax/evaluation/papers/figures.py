@@ -52,9 +52,7 @@ def kept_by_rule(scores: np.ndarray) -> np.ndarray:
     return (scores > THRESHOLD).sum(axis=0) > IMAGES
 
 
-def blendshape_bars(
-    records: Sequence[Path], results: Mapping[str, Any]
-) -> tuple[str, str] | None:
+def blendshape_bars(records: Sequence[Path], results: Mapping[str, Any]) -> tuple[str, str] | None:
     """Paper 5, figure 2: the 52 scores of one image."""
     del results
     scores = scores_of(records[0])

@@ -57,9 +57,7 @@ def write_page(
         paper=paper,
         tables=tables,
         figures=[one for figure in paper.figures if (one := _figure(figure, results, library))],
-        systems=[
-            one for name in paper.shown if (one := _system(name, results.get(name, {}), out))
-        ],
+        systems=[one for name in paper.shown if (one := _system(name, results.get(name, {}), out))],
         audits=_audits(rows),
         commands=[
             (name, result["command"]) for name, result in results.items() if "command" in result
@@ -115,9 +113,7 @@ def _audits(rows: Sequence[Row]) -> list[tuple[str, str, int]]:
     return [(protocol, verdict, n) for (protocol, verdict), n in sorted(counts.items())]
 
 
-def _figure(
-    figure: Figure, results: Mapping[str, Any], library: Library
-) -> dict[str, str] | None:
+def _figure(figure: Figure, results: Mapping[str, Any], library: Library) -> dict[str, str] | None:
     needs = [match.groups("") for one in figure.reads if (match := NEED.fullmatch(one))]
     places = [library.find(need) for need in needs]  # type: ignore[arg-type]
     if any(isinstance(place, str) for place in places):

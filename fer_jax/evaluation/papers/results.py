@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fer_jax.evaluation.papers.plan import Cell, Paper, Table
+from fer_jax.evaluation.papers.plan import NEED, Cell, Paper, Table
 from fer_jax.evaluation.papers.run import Library
-from fer_jax.evaluation.papers.plan import NEED
 
 
 @dataclass(frozen=True)
@@ -187,7 +186,7 @@ def show(value: float | None, shares: bool, *, sign: bool = False) -> str:
     plus = "+" if sign else ""
     if shares:
         return f"{100 * value:{plus}.1f}"
-    whole = float(value).is_integer() and abs(value) >= 2 or value == 0
+    whole = (float(value).is_integer() and abs(value) >= 2) or value == 0
     return f"{value:{plus},.0f}" if whole else f"{value:{plus}.3f}"
 
 

@@ -123,9 +123,7 @@ class _Steps:
         self.still("frontal")
         kind = name.partition("-")[0]
         if name.endswith("images"):
-            return self.train(
-                name, f"{kind}_image", "frontal", "frontal", data__images="frontal"
-            )
+            return self.train(name, f"{kind}_image", "frontal", "frontal", data__images="frontal")
         size = 16 if self.small else 4096
         for suffix in ("", "-leak-free"):
             network = f"{self.space}-frontal{suffix}"
@@ -190,8 +188,7 @@ def plan(small: bool) -> Paper:
         steps = made[space]
         for names, rows_, make in ((still, _STILL, steps.still), (moving, _MOVING, steps.moving)):
             cells = [
-                _cell(row, "accuracy", figures[column], make(step))
-                for row, step, *figures in rows_
+                _cell(row, "accuracy", figures[column], make(step)) for row, step, *figures in rows_
             ]
             tables.append(Table(*names, tuple(cells), _NOTE))
     names = {"sase12": "SASE-FE, 12 classes", "oulu6": "Oulu-CASIA"}
