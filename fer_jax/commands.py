@@ -263,9 +263,9 @@ def reproduce(args: argparse.Namespace) -> tuple[int, dict[str, Any], str]:
     names = list(PAPERS) if args.paper == "all" else [args.paper]
     data = args.data
     if args.generated:
-        from fer_jax.evaluation.papers.generated import write_corpora
+        from preprocessing.generate import generate_papers
 
-        data = [write_corpora(args.out / "generated")]
+        data = [generate_papers(args.out / "generated")]
     reports, texts = [], []
     for name in names:
         report, text = reproduce(

@@ -9,6 +9,7 @@ corpora. Accuracies on them say nothing about people.
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -76,6 +77,50 @@ def oulu_casia() -> Iterator[Clip]:
         )  # fmt: skip
 
 
+def sase_fe() -> Iterator[Clip]:
+    """648 clips without frames: 54 people, six emotions, felt and acted."""
+    for person, word in product(range(1, 55), CORPUS_WORDS["sase-fe"]):
+        name = f"{person:02d}/{word}"
+        yield Clip(
+            clip_id=f"sase-fe/{name}", corpus="sase-fe", subject=f"{person:02d}", emotion=word,
+            recording=name, fps=100.0, width=1280, height=960,
+        )  # fmt: skip
+
+
+def _people(corpus: str, people: int, counts: Mapping[str, int]) -> Iterator[Clip]:
+    """Single images of so many people in turn, by emotion."""
+    taken = Counter()
+    for word, count in counts.items():
+        for number in range(count):
+            subject = f"S{number % people + 1:03d}"
+            taken[subject] += 1
+            name = f"{subject}/{word}-{taken[subject]:03d}"
+            yield Clip(
+                clip_id=f"{corpus}/{name}", corpus=corpus, subject=subject, emotion=word,
+                recording=name, width=SIDE, height=SIDE,
+            )  # fmt: skip
+
+
+def ck_plus_frames() -> Iterator[Clip]:
+    """415 images without a frame: the peaks of six emotions, and 106 neutral faces."""
+    counts = {"anger": 45, "disgust": 59, "fear": 25, "happy": 69, "sadness": 28, "surprise": 83,
+              "neutral": 106}  # fmt: skip
+    return _people("ck+", 118, counts)
+
+
+def jaffe() -> Iterator[Clip]:
+    """213 images without a frame, of ten women."""
+    counts = {"anger": 30, "disgust": 29, "fear": 32, "happiness": 31, "neutral": 30,
+              "sadness": 31, "surprise": 30}  # fmt: skip
+    return _people("jaffe", 10, counts)
+
+
+def ised_frames() -> Iterator[Clip]:
+    """428 images without a frame: the peaks of 50 people's four emotions."""
+    counts = {"disgust": 80, "happiness": 227, "sadness": 48, "surprise": 73}
+    return _people("ised", 50, counts)
+
+
 def _images(corpus: str, counts: Mapping[str, Mapping[str, int]]) -> Iterator[Clip]:
     """Single images of people that nobody names, by official part and emotion."""
     for part, words in counts.items():
@@ -123,8 +168,24 @@ KINDS: Mapping[str, Kind] = {
     "crema-d": Kind(crema_d, 76, (128, 68)),
     "ravdess": Kind(ravdess, 122, (528, 248)),
     "oulu-casia": Kind(oulu_casia, 20, (48, 8)),
+    "sase-fe": Kind(sase_fe, 350, (528, 368)),
     "fer2013": Kind(fer2013, 1, (0, 0)),
     "affectnet": Kind(affectnet, 1, (0, 0)),
+    "ck+-frames": Kind(ck_plus_frames, 1, (0, 0)),
+    "jaffe": Kind(jaffe, 1, (0, 0)),
+    "ised-frames": Kind(ised_frames, 1, (0, 0)),
+}
+#: What the five papers read, small: outputs, share of the recordings, frames of a video.
+_PAPERS: Mapping[str, tuple[tuple[str, ...], float, int]] = {
+    "crema-d": (("landmarks",), 0.08, 12),
+    "ravdess": (("landmarks", "crops"), 0.12, 12),
+    "sase-fe": (OUTPUTS, 0.5, 12),
+    "oulu-casia": (OUTPUTS, 0.6, 12),
+    "fer2013": (("blendshapes", "crops"), 0.03, 1),
+    "affectnet": (("landmarks", "crops"), 0.03, 1),
+    "ck+-frames": (("landmarks", "crops"), 0.5, 1),
+    "jaffe": (("landmarks", "crops"), 0.5, 1),
+    "ised-frames": (("landmarks", "crops"), 0.5, 1),
 }
 
 
@@ -289,4 +350,19 @@ def write(
     writer.write_dataset_info(
         out, name, numbers, size, held, image_shapes or {}, "png", metadata or {}
     )
+    return out
+
+
+def generate_papers(out: str | Path, seed: int = 0) -> Path:
+    """Small records of every corpus that the five papers read, a directory each below `out`; those
+    that are there stay."""
+    out = Path(out)
+    for kind, (outputs, scale, frames) in _PAPERS.items():
+        place, unfinished = out / kind, out / f".{kind}"
+        if place.exists():
+            continue
+        shutil.rmtree(unfinished, ignore_errors=True)
+        generate(
+            kind, unfinished, outputs=outputs, scale=scale, frames=frames, seed=seed, crop_size=32
+        ).rename(place)
     return out

@@ -6,7 +6,7 @@ from typing import Any
 
 from fer_jax.evaluation.papers.plan import Cell, Paper, Step, Table, config, flags
 
-_TESTS = {"ck+-frames": "CK+", "jaffe": "JAFFE", "ised": "ISED"}
+_TESTS = {"ck+-frames": "CK+", "jaffe": "JAFFE", "ised-frames": "ISED"}
 _SYSTEMS: dict[str, tuple[str, tuple[float, ...], tuple[float, ...]]] = {
     "CNN (2)": ("cnn2", (0.628, 0.484, 0.516), (0.819, 0.525, 0.814)),
     "CNN (5)": ("cnn5", (0.728, 0.502, 0.593), (0.92, 0.765, 0.867)),

@@ -12,7 +12,7 @@ from fer_jax.evaluation.systems import CONFIGS
 
 #: `{crema-d:landmarks68}` in a command is a record directory of CREMA-D that holds landmarks;
 #: `{fer2013:crops:align=none}` one whose recipe says so.
-NEED = re.compile(r"\{([a-z0-9+-]+):([\w,]*)(?::([\w=,.-]+))?\}")
+NEED = re.compile(r"\{(?!run:|split:)([a-z0-9+-]+):([\w,]*)(?::([\w=,.-]+))?\}")
 #: `{run:NAME}` is the run directory of a step, `{split:NAME}` the split that it writes.
 _MADE = re.compile(r"\{(run|split):([\w.+-]+)\}")
 

@@ -75,7 +75,8 @@ def _plain(name: str) -> str:
 
 def _name(records: corpus.Corpus) -> str:
     """The corpus, as `fer-jax preprocess` was told it."""
-    return _plain(records.metadata.get("build", {}).get("corpus", records.name))
+    made = records.metadata.get("build", {}).get("corpus")
+    return _plain(made or records.metadata.get("generated", {}).get("kind", records.name))
 
 
 def _recipe(records: corpus.Corpus) -> dict[str, Any]:
