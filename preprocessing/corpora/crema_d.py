@@ -89,4 +89,4 @@ def notes(clips: Sequence[Clip]) -> Iterator[str]:
     bad = [row for row in known_bad() if row["pictures"] == "bad" and row["clip"] in here]
     if bad:
         said = "; ".join(f"{row['clip']}: {row['problem']}" for row in bad)
-        yield f"{len(bad)} clips are known to be faulty (--exclude leaves them out): {said}"
+        yield f"clips known to be faulty ({len(bad)}; --exclude leaves them out): {said}"

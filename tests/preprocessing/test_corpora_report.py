@@ -68,7 +68,7 @@ def test_known_bad_clips_of_crema_d(tmp_path, names):
     # One of them and one whose sound alone suffered.
     clips = _crema(tmp_path, [BAD[1], "1091_IWW_FEA_XX"])
     (note,) = corpora.notes("crema-d", clips)
-    assert note.endswith("(--exclude leaves them out): 1064_TIE_SAD_XX: no duration")
+    assert note.endswith("faulty (1; --exclude leaves them out): 1064_TIE_SAD_XX: no duration")
     assert not corpora.notes("crema-d", clips[1:])
 
 
