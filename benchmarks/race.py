@@ -116,6 +116,18 @@ def roof(flops: float, moved: float, precision: str = "float32") -> dict[str, An
     return found
 
 
+def memory_bandwidth() -> float:
+    """Bytes a second that one core reads of memory: the best of some sums over 64 MiB."""
+    import numpy as np
+
+    numbers, seconds = np.ones(1 << 24, np.float32), []
+    for _ in range(8):
+        begun = time.perf_counter()
+        numbers.sum()
+        seconds.append(time.perf_counter() - begun)
+    return numbers.nbytes / min(seconds)
+
+
 def hardware() -> str:
     """The machine that measured, without asking JAX for devices."""
     model = ""
