@@ -227,6 +227,8 @@ def generate(
     if out.exists():
         raise UserError(f"{out} is there already: name a new directory")
     clips = list(chosen(list(KINDS[kind].clips()), scale))
+    if not clips:
+        raise UserError(f"scale {scale:g} leaves no clip of {kind}: give a larger share")
     mean = frames if frames and KINDS[kind].frames > 1 else KINDS[kind].frames
     lengths = {clip.recording: _length(clip.recording, mean, seed) for clip in clips}
     known = {

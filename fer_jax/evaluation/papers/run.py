@@ -117,6 +117,8 @@ def run_steps(
     Raises:
       KeyboardInterrupt: as the command that was interrupted.
     """
+    for name in ("results", "splits", "logs"):
+        (out / name).mkdir(parents=True, exist_ok=True)
     states: dict[str, dict[str, Any]] = {}
     for index, step in enumerate(paper.steps):
         if on_step:
@@ -146,14 +148,11 @@ def run_steps(
 def _run(step: Step, words: list[str], out: Path) -> dict[str, Any]:
     command = shlex.join(["fer-jax", *words])
     path = result_of(out, step.name)
-    path.parent.mkdir(parents=True, exist_ok=True)
     if path.is_file():
         known = json.loads(path.read_text())
         if known.get("command") == command and "report" in known:
             return known
     log = out / "logs" / f"{step.name}.log"
-    log.parent.mkdir(exist_ok=True)
-    (out / "splits").mkdir(exist_ok=True)
     with log.open("w") as said:
         ran = subprocess.run(
             [sys.executable, "-m", "fer_jax.cli", *words, "--json"],
