@@ -12,8 +12,8 @@ import pytest
 from fer_jax.cli import main, make_parser
 
 COMMANDS = (
-    "demo", "preprocess", "inspect", "audit", "split", "train", "crossval", "evaluate", "predict", "extract",
-    "models", "bench", "doctor",
+    "demo", "preprocess", "inspect", "audit", "split", "train", "crossval", "evaluate", "predict",
+    "extract", "models", "bench", "doctor",
 )  # fmt: skip
 
 

@@ -120,6 +120,24 @@ def test_every_subject_alone(tiny_run, tmp_path: Path, capsys) -> None:
     assert report["split_sha256"] == metrics["split_sha256"]
 
 
+def test_crossval_counts_the_folds_of_a_table_and_of_lists(tmp_path: Path) -> None:
+    from fer_jax.config import Experiment, Protocol
+    from fer_jax.training.members import make_members
+
+    for i in range(3):
+        (tmp_path / f"split{i}").mkdir()
+        (tmp_path / f"split{i}" / "train.csv").write_text("a 0\n")
+    for settings, count in (
+        ({"name": "published", "published": "ravdess-speech-6fold"}, 6),
+        ({"name": "published", "published": "crema-d-5fold"}, 5),
+        ({"name": "file", "file": str(tmp_path)}, 3),
+        ({"name": "random-kfold", "folds": 4}, 4),
+    ):
+        members = make_members(Experiment(name="x", protocol=Protocol(**settings)), folds=True)
+        assert [one.experiment.protocol.fold for one in members] == list(range(count))
+        assert [one.name for one in members] == [f"fold{i}" for i in range(count)]
+
+
 def test_train_on_one_corpus_and_test_on_another(
     tiny_run, both: str, tmp_path: Path, capsys, fails
 ) -> None:

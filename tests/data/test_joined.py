@@ -124,6 +124,21 @@ def test_checks_and_reports(two, tmp_path: Path) -> None:
         make_split(corpus.load(f"{a},{twin}"), Protocol(name="random"))
 
 
+def test_pictures_of_different_recipes_are_told(two, tmp_path: Path) -> None:
+    from fer_jax.training.job import _other_pictures
+
+    recipes = [{"build": {"recipe.align": a, "recipe.outputs": [a]}} for a in ("face", "none")]
+    a, b = (
+        write(tmp_path / f"r{i}", f"r{i}", [1], metadata=recipe) for i, recipe in enumerate(recipes)
+    )
+    assert _other_pictures(corpus.load(f"{a},{b}")) == "align"
+    assert (
+        _other_pictures(corpus.load(a))
+        == _other_pictures(corpus.load(",".join(map(str, two))))
+        == ""
+    )
+
+
 def test_equal_names_in_two_corpora_are_no_leak(two) -> None:
     clips = corpus.load(",".join(map(str, two)), streams=())
     protocol = Protocol(
