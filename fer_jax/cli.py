@@ -326,7 +326,13 @@ def _add_protocol(p: argparse.ArgumentParser) -> None:
         f"{p.epilog}\nMore settings as in a config: --protocol.KEY VALUE, --data.labels SPACE"
     )
     p.add_argument("dir", type=Path, metavar="DIR", help="record directories, as in A or A,B")
-    p.add_argument("--protocol", default="subject", metavar="NAME", help="see docs/training.md")
+    p.add_argument(
+        "--protocol",
+        default="subject",
+        metavar="NAME",
+        help="official, random, random-kfold, subject, subject-kfold, loso, loco, cross-corpus, "
+        "published, actors or file",
+    )
     p.add_argument("--folds", default="10", metavar="N")
     p.add_argument("--fold", default="0", metavar="N")
     p.add_argument("--seed", default="0", metavar="N")

@@ -179,6 +179,8 @@ def make_dataset(
         "extracted": records.corpus.extracted.facts if records.corpus.extracted else None,
         "notes": notes,
     }
+    if data.images and (other := _other_pictures(records.corpus)):
+        facts["notes"].append(f"the record directories were made with different {other}")
     if not experiment.train.loss.emotion:
         facts["notes"].append("trained for landmarks alone: what it says of emotions means nothing")
     if classless := sum(part.left_out("unlabelled") for part in parts):
@@ -217,6 +219,13 @@ def _seen(experiment: Experiment, records: Records) -> set[str] | None:
         found |= {name for part, name in protocols.read_split(run / "split.csv") if part != "test"}
         runs += load_config(run / "config.json").train.init.run
     return found if known else None
+
+
+def _other_pictures(records: corpus.Corpus) -> str:
+    """What decides a picture and is not the same in all record directories; "" if nothing is."""
+    recipes = [_recipe(part.metadata) for part in records.parts]
+    keys = ("align", "crop_format", "frontal_symmetry")
+    return ", ".join(key for key in keys if len({recipe.get(key) for recipe in recipes}) > 1)
 
 
 def _recipe(metadata: Mapping[str, Any]) -> dict[str, Any]:

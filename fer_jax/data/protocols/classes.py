@@ -33,10 +33,10 @@ def check_classes(index: Index, split: Split, space: LabelSpace) -> list[str]:
     if lost:
         tested = sum(counts["test"][name] for name in lost)
         fit = _spaces_without(lost, [name for name, n in counts["train"].items() if n])
-        remedy = f"--data.labels {' or '.join(fit)}" if fit else "a --data.labels"
+        remedy = f"--data.labels {' or '.join(fit)} leaves them out, or " if fit else ""
         raise UserError(
             f"{split.name}: the training part has no clip of {', '.join(lost)}, which "
-            f"{tested:,} test clips show: {remedy} leaves them out, or choose another split"
+            f"{tested:,} test clips show: {remedy}choose another split"
         )
     notes = []
     for part in PARTS[1:]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -88,10 +89,11 @@ class Index:
             Entry(index, name, corpus, subject, person if several else subject, *rest)
             for index, (name, corpus, subject, person, *rest) in enumerate(seen)
         )
-        if twice := len(entries) - len({entry.clip_id for entry in entries}):
+        names = Counter(entry.clip_id for entry in entries)
+        if twice := [name for name, count in names.items() if count > 1]:
             raise UserError(
-                f"{twice} clip ids occur twice in the records: preprocess again, or, of several "
-                "record directories, name only one that holds them"
+                f"{len(entries) - len(names)} clip ids occur twice in the records, as {twice[0]}: "
+                "preprocess again, or, of several record directories, name one that holds them"
             )
         return entries
 
