@@ -270,6 +270,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--swap", action="append", default=[], metavar="CORPUS=OTHER",
         help="read another corpus in one's place: --swap affectnet=fer2013",
     )  # fmt: skip
+    p.add_argument("--seeds", default="", metavar="N,N", help="every training once a seed")
     p.add_argument("--dry-run", action="store_true", help="say the commands, run none")
 
     p = add(

@@ -275,6 +275,7 @@ def reproduce(args: argparse.Namespace) -> tuple[int, dict[str, Any], str]:
             generated=args.generated,
             swap=swap,
             tables=args.tables,
+            seeds=args.seeds,
             extra=[word for key, value in args.overrides for word in (f"--{key}", value)],
             command=shlex.join(["fer-jax", *args.words]),
             dry=args.dry_run,

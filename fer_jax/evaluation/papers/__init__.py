@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -40,6 +41,7 @@ def reproduce(
     generated: bool = False,
     swap: Mapping[str, str] | None = None,
     tables: Sequence[str] = (),
+    seeds: str = "",
     extra: Sequence[str] = (),
     command: str = "",
     dry: bool = False,
@@ -55,17 +57,22 @@ def reproduce(
       generated: the records are generated: the plan is a small one.
       swap: another corpus in the place of one, by name.
       tables: only these, by name; all by default.
+      seeds: each training, but for those that others start from, once a seed: "0,1,2".
       extra: overrides of every training, as words.
       command: what the user typed.
       dry: only say the commands.
 
     Returns:
-      JSON-ready: paper, out, report, csv, rows (a dict each), failed (steps); and the lines to show.
+      JSON-ready: paper, out, report, csv, rows (a dict each), failed (steps); and the lines to
+      show.
 
     Raises:
       UserError: no such paper or table; no such data.
     """
     paper = plan(name, generated, tables)
+    begun = {other for step in paper.steps for other in step.after}
+    steps = tuple(step if step.name in begun else step.repeated(seeds) for step in paper.steps)
+    paper = dataclasses.replace(paper, steps=steps)
     library = Library(data, swap or {})
     if dry:
         return _dry(paper, library, out, extra)
@@ -123,7 +130,7 @@ def plan(name: str, generated: bool = False, tables: Sequence[str] = ()) -> Pape
         if step.name in wanted:
             wanted.update(step.after)
     steps = tuple(step for step in paper.steps if step.name in wanted)
-    return Paper(paper.name, paper.title, tuple(chosen), steps, paper.figures, paper.shown)
+    return dataclasses.replace(paper, tables=tuple(chosen), steps=steps)
 
 
 def _dry(

@@ -39,7 +39,7 @@ def plan(small: bool) -> Paper:
         Cell("LSTM, RAVDESS, test", "accuracy", 0.61, "lstm", "lstm-leak-free"),
     )  # fmt: skip
     note = (
-        "80:10:10 of RAVDESS's files at random, as the paper: nearly every test clip's twin trains. "
+        "80:10:10 of RAVDESS's files at random, as the paper: most test clips' twins train. "
         "Leak-free: the same shares of subjects."
     )
     return Paper(

@@ -1,4 +1,4 @@
-"""The page of a reproduction: tables beside the paper's, figures, and what the networks got wrong."""
+"""The page of a reproduction: tables beside the paper's, figures, and what was mistaken for what."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def _line(row: Row, out: Path) -> dict[str, Any]:
     def interval(found: Any) -> str:
         if found.low is None or found.high is None:
             return ""
-        return f"{show(found.low, shares)} – {show(found.high, shares)}"
+        return f"{show(found.low, shares)} to {show(found.high, shares)}"
 
     return {
         "row": row.cell.row,

@@ -59,6 +59,10 @@ class Step:
             words += ["--out", str(run_of(out, self.name)), *extra]
         return words
 
+    def repeated(self, seeds: str) -> Step:
+        """This training, once a seed."""
+        return Step(self.name, (*self.words, "--seeds", seeds)) if seeds and self.trains else self
+
 
 def run_of(out: Path, step: str) -> Path:
     """Where a step trains."""
@@ -117,8 +121,8 @@ class Figure:
     """A picture of a paper, made again.
 
     Attributes:
-      draw: (record directories of `reads`, results by step) -> SVG or HTML text, and a caption; None
-        where there is nothing to draw yet.
+      draw: (record directories of `reads`, results by step) -> SVG or HTML text, and a caption;
+        None where there is nothing to draw yet.
       reads: corpora, as `NEED` writes them.
     """
 

@@ -1,4 +1,4 @@
-"""Paper 1: tables 3 and 4, eight experiments with five sets of features (docs/reproduction.md 1)."""
+"""Paper 1: tables 3 and 4, eight experiments, five sets of features (docs/reproduction.md 1)."""
 
 from __future__ import annotations
 
@@ -35,7 +35,8 @@ def plan(small: bool) -> Paper:
     less = ()
     if small:
         less = flags(train__epochs=8, train__batch=32, optim__lr=5e-3, model__units="24",
-                     model__dropout=0.2, data__importance__frames=600, data__importance__trees=20)  # fmt: skip
+                     model__dropout=0.2, data__importance__frames=600,
+                     data__importance__trees=20)  # fmt: skip
     sizes = [136, 259] if small else list(_FEATURES)
     steps: list[Step] = []
     cells: dict[int, list[Cell]] = {size: [] for size in sizes}

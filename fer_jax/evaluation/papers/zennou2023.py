@@ -90,7 +90,8 @@ class _Steps:
                 less.pop("data__image_size")
         where = f"{{{self._corpus}:{streams}{':' + recipe if recipe else ''}}}"
         words = ("train", config(f"zennou2023_{config_name}"),
-                 *flags(data__dir=where, data__labels=self._labels, **{**less, **changes}))  # fmt: skip
+                 *flags(data__dir=where, data__labels=self._labels,
+                        **{**less, **changes}))  # fmt: skip
         actors = flags(
             protocol__name="actors", protocol__train_subjects=self._train,
             protocol__validation_subjects=self._validation, protocol__test_on_validation="true",
