@@ -14,7 +14,7 @@ from fer_jax.config import load_config
 from fer_jax.errors import UserError
 from fer_jax.evaluation.papers import PAPERS, plan
 from fer_jax.evaluation.papers.figures import kept_by_rule
-from fer_jax.evaluation.papers.plan import Paper, Step
+from fer_jax.evaluation.papers.plan import Need, Paper, Step
 from fer_jax.evaluation.papers.results import COLUMNS, found_of, show
 from fer_jax.evaluation.papers.run import Library, run_steps
 
@@ -24,7 +24,7 @@ EVERY = [(name, small) for name in PAPERS for small in (False, True)]
 class Anything(dict):
     """Whatever records a command wants."""
 
-    def __missing__(self, need: tuple[str, str, str]) -> Path:
+    def __missing__(self, need: Need) -> Path:
         return Path("/records") / need[0]
 
 
@@ -151,12 +151,12 @@ def test_records_are_found_by_what_they_hold(tmp_path: Path) -> None:
             crop_size=size,
         )
     library = Library([tmp_path], {"affectnet": "fer2013"})
-    assert library.find(("jaffe", "crops", "")) == tmp_path / "large"
-    assert library.find(("jaffe", "crops,landmarks68", "")) == tmp_path / "large"
-    assert library.find(("affectnet", "crops", "")) == tmp_path / "fer"
-    assert library.find(("ravdess", "crops", "")) == "no records of ravdess"
-    assert "do not all hold landmarks68" in str(library.find(("fer2013", "landmarks68", "")))
-    assert "align none" in str(library.find(("jaffe", "crops", "align=none")))
+    assert library.find(Need("jaffe", "crops", "")) == tmp_path / "large"
+    assert library.find(Need("jaffe", "crops,landmarks68", "")) == tmp_path / "large"
+    assert library.find(Need("affectnet", "crops", "")) == tmp_path / "fer"
+    assert library.find(Need("ravdess", "crops", "")) == "no records of ravdess"
+    assert "do not all hold landmarks68" in str(library.find(Need("fer2013", "landmarks68", "")))
+    assert "align none" in str(library.find(Need("jaffe", "crops", "align=none")))
     with pytest.raises(UserError, match="is no directory"):
         Library([tmp_path / "none"], {})
     (tmp_path / "empty").mkdir()

@@ -18,7 +18,7 @@ _DAN: dict[str, Any] = {
     "model__widths": "4,4,4,4",
     "model__dense": 16,
     "model__patch": 4,
-    "data__image_size": 24,
+    "data__image_size": 32,
 }
 _SMALL: dict[str, dict[str, Any]] = {
     "cnn2": {},

@@ -76,7 +76,7 @@ def blendshape_scatter(
         return None
     names = np.array(blendshape_names())
     kept, paper = kept_by_rule(scores), np.isin(names, blendshape_names("blendshapes-27"))
-    svg = plots.scatter(names, scores, kept, THRESHOLD)
+    svg = plots.scatter(blendshape_names(), scores, kept, THRESHOLD)
 
     def listed(chosen: np.ndarray) -> str:
         return ", ".join(names[chosen]) or "none"

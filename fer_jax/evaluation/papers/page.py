@@ -1,4 +1,4 @@
-"""The page of a reproduction: tables beside the paper's, figures, and what was mistaken for what."""
+"""The page of a reproduction: tables beside the paper's, figures, and what went wrong."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 from fer_jax.data import corpus
 from fer_jax.errors import UserError
-from fer_jax.evaluation.papers.plan import NEED, Figure, Paper
+from fer_jax.evaluation.papers.plan import Figure, Need, Paper
 from fer_jax.evaluation.papers.results import Row, show
 from fer_jax.evaluation.papers.run import Library
 from fer_jax.evaluation.report import plots, render_page
@@ -114,8 +114,7 @@ def _audits(rows: Sequence[Row]) -> list[tuple[str, str, int]]:
 
 
 def _figure(figure: Figure, results: Mapping[str, Any], library: Library) -> dict[str, str] | None:
-    needs = [match.groups("") for one in figure.reads if (match := NEED.fullmatch(one))]
-    places = [library.find(need) for need in needs]  # type: ignore[arg-type]
+    places = [library.find(need) for one in figure.reads for need in Need.of(one)]
     if any(isinstance(place, str) for place in places):
         return None
     drawn = figure.draw([place for place in places if isinstance(place, Path)], results)

@@ -6,15 +6,27 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from fer_jax.evaluation.systems import CONFIGS
 
-#: `{crema-d:landmarks68}` in a command is a record directory of CREMA-D that holds landmarks;
-#: `{fer2013:crops:align=none}` one whose recipe says so.
-NEED = re.compile(r"\{(?!run:|split:)([a-z0-9+-]+):([\w,]*)(?::([\w=,.-]+))?\}")
+_NEED = re.compile(r"\{(?!run:|split:)([a-z0-9+-]+):([\w,]*)(?::([\w=,.-]+))?\}")
 #: `{run:NAME}` is the run directory of a step, `{split:NAME}` the split that it writes.
 _MADE = re.compile(r"\{(run|split):([\w.+-]+)\}")
+
+
+class Need(NamedTuple):
+    """Records that a command reads. In a command `{crema-d:landmarks68}` is a record directory of
+    CREMA-D that holds landmarks, `{fer2013:crops:align=none}` one whose recipe says so."""
+
+    corpus: str
+    streams: str
+    recipe: str
+
+    @classmethod
+    def of(cls, word: str) -> list[Need]:
+        """Those that a word names."""
+        return [cls(*match.groups("")) for match in _NEED.finditer(word)]
 
 
 @dataclass(frozen=True)
@@ -23,17 +35,15 @@ class Step:
 
     Attributes:
       name: of its result and its run directory.
-      words: of the command, without --out; see `NEED` and `_MADE` for what stands in braces.
+      words: of the command, without --out; see `Need` and `_MADE` for what stands in braces.
     """
 
     name: str
     words: tuple[str, ...]
 
     @property
-    def needs(self) -> tuple[tuple[str, str, str], ...]:
-        """(corpus, streams, recipe) that the command reads."""
-        found = [match for word in self.words for match in NEED.findall(word)]
-        return tuple(dict.fromkeys(found))
+    def needs(self) -> tuple[Need, ...]:
+        return tuple(dict.fromkeys(need for word in self.words for need in Need.of(word)))
 
     @property
     def after(self) -> tuple[str, ...]:
@@ -45,15 +55,16 @@ class Step:
     def trains(self) -> bool:
         return self.words[0] in ("train", "crossval")
 
-    def command(
-        self, out: Path, records: Mapping[tuple[str, str, str], Path], extra: Sequence[str]
-    ) -> list[str]:
+    def command(self, out: Path, records: Mapping[Need, Path], extra: Sequence[str]) -> list[str]:
         """The words with every brace filled in.
 
         Args:
           extra: overrides of every training.
         """
-        words = [NEED.sub(lambda found: str(records[found.groups("")]), w) for w in self.words]
+        words = [
+            _NEED.sub(lambda found: str(records[Need(*found.groups(""))]), word)
+            for word in self.words
+        ]
         words = [_MADE.sub(lambda found: str(_made(out, *found.groups())), word) for word in words]
         if self.trains:
             words += ["--out", str(run_of(out, self.name)), *extra]
@@ -103,7 +114,7 @@ class Table:
       note: what a reader must know beside the numbers.
       count: for a table of counts, what finds them: (record directory of `reads`) ->
         {(row, column): number}; its cells have no step.
-      reads: the corpus that is counted, as `NEED` writes it.
+      reads: the corpus that is counted, as `Need` writes it.
       shares: whether the numbers are shares, shown in percent.
     """
 
@@ -123,7 +134,7 @@ class Figure:
     Attributes:
       draw: (record directories of `reads`, results by step) -> SVG or HTML text, and a caption;
         None where there is nothing to draw yet.
-      reads: corpora, as `NEED` writes them.
+      reads: corpora, as `Need` writes them.
     """
 
     title: str

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fer_jax.evaluation.papers.plan import NEED, Cell, Paper, Table
+from fer_jax.evaluation.papers.plan import Cell, Need, Paper, Table
 from fer_jax.evaluation.papers.run import Library
 
 
@@ -65,9 +65,9 @@ def rows_of(paper: Paper, results: Mapping[str, Mapping[str, Any]], library: Lib
 
 
 def _counted(table: Table, library: Library) -> list[Row]:
-    match = NEED.fullmatch(table.reads)
-    assert table.count is not None and match is not None
-    place = library.find(match.groups(""))  # type: ignore[arg-type]
+    assert table.count is not None
+    (need,) = Need.of(table.reads)
+    place = library.find(need)
     counts = {} if isinstance(place, str) else table.count(place)
     why = place if isinstance(place, str) else "the records have no coverage.json"
     return [

@@ -16,11 +16,8 @@ from typing import Any
 
 from fer_jax.data import corpus
 from fer_jax.errors import UserError
-from fer_jax.evaluation.papers.plan import Paper, Step, run_of
+from fer_jax.evaluation.papers.plan import Need, Paper, Step
 from fer_jax.training.run_directory import write_text
-
-#: (corpus, streams, recipe) -> record directory.
-Found = Mapping[tuple[str, str, str], Path]
 
 
 class Library:
@@ -48,7 +45,7 @@ class Library:
                     f"RAW {place / 'CORPUS'}`"
                 )
 
-    def find(self, need: tuple[str, str, str]) -> Path | str:
+    def find(self, need: Need) -> Path | str:
         """The record directory that serves, the one with the largest pictures; else what is
         missing, in words."""
         name, streams, recipe = need
@@ -165,6 +162,3 @@ def _run(step: Step, words: list[str], out: Path) -> dict[str, Any]:
     lines = [line for line in log.read_text().splitlines() if line.strip()]
     said = lines[-1].removeprefix("fer-jax: ") if lines else f"exit {ran.returncode}"
     return {"command": command, "failed": f"{said} ({log})", "code": ran.returncode}
-
-
-__all__ = ["Found", "Library", "load_results", "result_of", "run_of", "run_steps"]

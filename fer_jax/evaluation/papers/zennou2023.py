@@ -110,7 +110,8 @@ class _Steps:
 
     def still(self, name: str) -> str:
         if name == "two-stream":
-            self.still("face"), self.still("frontal")
+            self.still("face")
+            self.still("frontal")
             return self.train(name, "two_stream", "crops,frontal", "face,frontal")
         if name == "geometry":
             self.still("frontal")
