@@ -1,7 +1,7 @@
 """`fer-jax <command>`: parsing, and one line for every mistake of the user's.
 
 Exit codes: 0 done, 2 the user can fix it, 1 our bug, 3 done but some files could not be read
-(`preprocess`, `predict`), 4 the audit found a leak (`audit --strict`), 130 interrupted, 143
+(`preprocess`, `predict`), 4 the audit found a leak and `--strict` was asked for, 130 interrupted, 143
 terminated.
 """
 
@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from fer_jax import __version__, commands
-from fer_jax.errors import UserError
+from fer_jax.errors import LeakError, UserError
 
 #: Commands whose compiled programs are kept for the next time.
 COMPILING = ("train", "crossval", "evaluate", "predict", "extract", "demo")
 EPILOG = (
     "Exit codes: 0 done, 2 a mistake you can fix, 1 a bug of ours, 3 done but some files could not "
-    "be read, 4 audit --strict found a leak, 130 interrupted."
+    "be read, 4 a leak was found and --strict was asked for, 130 interrupted."
 )
 #: What the file system refuses and the user can change.
 _REFUSED = {
@@ -120,10 +120,13 @@ def make_parser() -> argparse.ArgumentParser:
         "fer-jax audit records/ --protocol random-kfold",
     )
     p.add_argument("dir", type=Path, metavar="DIR")
-    p.add_argument("--protocol", default="subject", metavar="NAME")
-    p.add_argument("--folds", type=int, default=10)
-    p.add_argument("--fold", type=int, default=0)
-    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--protocol", metavar="NAME", help="default: the config's, or subject")
+    p.add_argument("--folds", type=int)
+    p.add_argument("--fold", type=int)
+    p.add_argument("--seed", type=int)
+    p.add_argument("--config", metavar="CONFIG", help="audit its protocol and what it fits, too")
+    p.add_argument("--all-folds", action="store_true", help="every fold of a -kfold protocol")
+    p.add_argument("--out", type=Path, metavar="OUT", help="write audit.html and audit.json there")
     p.add_argument("--strict", action="store_true", help="exit 4 if anything leaks")
 
     p = add(
@@ -216,7 +219,7 @@ def _add_training(p: argparse.ArgumentParser, out: str) -> None:
     """What `train` and `crossval` take beside a config's keys."""
     p.usage = (
         f"{p.prog} CONFIG [--out {out}] [--seeds N,N] [--vary KEY VALUE ...] [--lanes N] "
-        "[--results CSV] [--json] [--key value ...]"
+        "[--results CSV] [--strict] [--json] [--key value ...]"
     )
     p.add_argument("config", metavar="CONFIG", help="a config file, or a run's config.json")
     p.add_argument(
@@ -231,6 +234,10 @@ def _add_training(p: argparse.ArgumentParser, out: str) -> None:
         "--lanes", type=int, default=0, metavar="N", help="runs at a time (default: what fits)"
     )
     p.add_argument("--results", **_RESULTS)
+    p.add_argument(
+        "--strict", action="store_true",
+        help="exit 4 and train nothing if the split leaks what --protocol.allow does not name",
+    )  # fmt: skip
 
 
 def _overrides(rest: Sequence[str]) -> list[tuple[str, str]]:
@@ -255,6 +262,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     if rest and args.command not in ("train", "crossval"):
         raise UserError(f"unknown argument {rest[0]} (see `fer-jax {args.command} --help`)")
     args.words, args.overrides = words, _overrides(rest)
+    if args.command in ("train", "crossval") and args.strict:
+        args.overrides.append(("protocol.strict", "true"))
     return args
 
 
@@ -282,7 +291,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return code
     except UserError as error:
         print(f"fer-jax: {error}", file=sys.stderr)
-        return 2
+        return 4 if isinstance(error, LeakError) else 2
     except KeyboardInterrupt as error:
         said = str(error).removeprefix("interrupted: ")
         rest = f": {said}" if said else "; repeat the command to go on"

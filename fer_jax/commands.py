@@ -41,28 +41,22 @@ def inspect(args: argparse.Namespace) -> tuple[int, dict[str, Any], str]:
 
 
 def audit(args: argparse.Namespace) -> tuple[int, dict[str, Any], str]:
-    from fer_jax.config import Experiment, override
-    from fer_jax.data import audit, corpus, protocols
+    from fer_jax.config import Experiment, load_config, override
+    from fer_jax.data import corpus
+    from fer_jax.evaluation.leakage import audit_splits, render, write_audit
 
-    experiment = override(
-        Experiment(name="audit"),
-        [
-            ("protocol.name", args.protocol),
-            ("protocol.folds", str(args.folds)),
-            ("protocol.fold", str(args.fold)),
-            ("protocol.seed", str(args.seed)),
-        ],
-    )
+    experiment = load_config(args.config) if args.config else Experiment(name="audit")
+    keys = {"name": args.protocol, "folds": args.folds, "fold": args.fold, "seed": args.seed}
+    changes = [(f"protocol.{k}", str(v)) for k, v in keys.items() if v is not None]
+    experiment = override(experiment, changes)
     clips = corpus.load(args.dir)
-    split = protocols.make_split(clips, experiment.protocol)
-    report = audit.audit(clips, split)
-    sizes = {part: len(getattr(split, part)) for part in ("train", "validation", "test")}
-    report |= {"protocol": split.name, "split_sha256": split.sha256, "clips": sizes}
-    text = "\n".join(
-        [report["verdict"], *(f"{k}: {v}" for k, v in report.items() if k != "verdict")]
-    )
-    leaky = args.strict and not report["verdict"].startswith("clean")
-    return 4 if leaky else 0, report, text
+    data = experiment.data if args.config else None
+    reports = audit_splits(clips, experiment.protocol, data, all_folds=args.all_folds)
+    text = render(reports)
+    if args.out is not None:
+        text += f"\nwritten: {write_audit(args.out, clips, reports)}"
+    leaky = args.strict and any(not one["verdict"].startswith("clean") for one in reports)
+    return 4 if leaky else 0, reports[0] if len(reports) == 1 else {"folds": reports}, text
 
 
 def train(args: argparse.Namespace) -> tuple[int, dict[str, Any], str]:

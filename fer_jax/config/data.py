@@ -27,6 +27,7 @@ def _features(name: str) -> str:
 
 Features = Annotated[str, AfterValidator(_features)]
 Image = Literal["crops", "frontal"]
+Leak = Literal["twins", "duplicates", "subjects", "statistics", "selections", "sources"]
 
 
 @validated(frozen=True, kw_only=True, config=STRICT)
@@ -130,3 +131,7 @@ class Protocol:
     test: float = Field(default=0.1, gt=0, lt=1)
     """Share that tests ("random" and "subject")."""
     seed: int = 0
+    strict: bool = False
+    """Refuse to train where the audit finds a leak (`--strict`)."""
+    allow: Annotated[tuple[Leak, ...], BeforeValidator(_sequence)] = ()
+    """The leaks that are accepted all the same, e.g. "twins,subjects"."""

@@ -138,13 +138,22 @@ def make_dataset(
             f"{data.dir} has one emotion only ({', '.join(label_space.classes) or 'none'}): "
             "there is nothing to tell apart"
         )
+    audited = audit.audit(
+        records.identities, split, np.unique(train.clip), _seen(experiment, records), data
+    )
+    if experiment.protocol.strict:
+        audit.refuse(
+            audited,
+            experiment.protocol.allow,
+            "nothing was trained; accept it with --protocol.allow {}, or divide otherwise",
+        )
     counts = np.bincount(train.label, minlength=len(label_space.classes))
     parts = [train, validation] if validation else [train]
     facts = {
         "protocol": split.name,
         "split_sha256": split.sha256,
         "data_sha256": records.corpus.data_sha256,
-        "audit": audit.audit(records.identities, split, seen=_seen(experiment, records)),
+        "audit": audited,
         "label_space": label_space.to_json(),
         "class_counts": dict(zip(label_space.classes, counts.tolist(), strict=True)),
         "samples": {"train": len(train), "validation": len(validation) if validation else 0},
