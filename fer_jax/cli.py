@@ -1,7 +1,7 @@
 """`fer-jax <command>`: parsing, and one line for every mistake of the user's.
 
 Exit codes: 0 done, 2 the user can fix it, 1 our bug, 3 done but some files could not be read
-(`preprocess`, `predict`), 4 the audit found a leak (`audit --strict`), 130 interrupted, 143
+(`preprocess`, `predict`), 4 the audit found a leak and `--strict` was asked for, 130 interrupted, 143
 terminated.
 """
 
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from fer_jax import __version__, commands
-from fer_jax.errors import UserError
+from fer_jax.errors import LeakError, UserError
 
 #: Commands whose compiled programs are kept for the next time.
 COMPILING = ("train", "crossval", "evaluate", "importance", "predict", "extract", "demo")
@@ -28,7 +28,7 @@ CORPORA = (
 )  # fmt: skip
 EPILOG = (
     "Exit codes: 0 done, 2 a mistake you can fix, 1 a bug of ours, 3 done but some files could not "
-    "be read, 4 audit --strict found a leak, 130 interrupted."
+    "be read, 4 a leak was found and --strict was asked for, 130 interrupted."
 )
 #: What the file system refuses and the user can change.
 _REFUSED = {
@@ -126,6 +126,15 @@ def make_parser() -> argparse.ArgumentParser:
         "fer-jax audit records/ --protocol random-kfold",
     )
     _add_protocol(p)
+    p.add_argument("--config", metavar="CONFIG", help="audit its protocol and what it fits, too")
+    p.add_argument("--all-folds", action="store_true", help="every fold of a protocol with folds")
+    p.add_argument(
+        "--clean",
+        type=Path,
+        metavar="FILE",
+        help="write a split whose training part lacks copies of what is judged",
+    )
+    p.add_argument("--out", type=Path, metavar="OUT", help="write audit.html and audit.json there")
     p.add_argument("--strict", action="store_true", help="exit 4 if anything leaks")
 
     p = add(
@@ -145,17 +154,9 @@ def make_parser() -> argparse.ArgumentParser:
         "Which landmark distances tell emotions apart (paper 1): lists and a picture.",
         "fer-jax importance records/ --protocol subject-kfold --out importances/",
     )
-    p.add_argument("dirs", type=Path, nargs="+", metavar="DIR", help="records with landmarks")
+    _add_protocol(p)
     p.add_argument("--out", type=Path, required=True, metavar="OUT")
-    p.add_argument(
-        "--protocol",
-        default="subject",
-        metavar="NAME",
-        help="whose training part is looked at; none: every clip, as the paper did",
-    )
-    p.add_argument("--folds", type=int, default=10)
-    p.add_argument("--fold", type=int, default=0)
-    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--everything", action="store_true", help="look at every clip, as the paper did")
     p.add_argument(
         "--frames",
         default="4000",
@@ -166,7 +167,6 @@ def make_parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--threshold", default="0.0009,0.001,0.002", metavar="X,X", help="of the mean importance"
     )
-    p.add_argument("--labels", default="auto", metavar="SPACE")
     p.add_argument("--landmark-scale", default="face-box", help="face-box or full-frame")
 
     p = add(
@@ -304,7 +304,7 @@ def _add_training(p: argparse.ArgumentParser, out: str) -> None:
     """What `train` and `crossval` take beside a config's keys."""
     p.usage = (
         f"{p.prog} CONFIG [--out {out}] [--seeds N,N] [--vary KEY VALUE ...] [--lanes N] "
-        "[--results CSV] [--json] [--key value ...]"
+        "[--results CSV] [--strict] [--json] [--key value ...]"
     )
     p.add_argument("config", metavar="CONFIG", help="a config file, or a run's config.json")
     p.add_argument(
@@ -319,24 +319,26 @@ def _add_training(p: argparse.ArgumentParser, out: str) -> None:
         "--lanes", type=int, default=0, metavar="N", help="runs at a time (default: what fits)"
     )
     p.add_argument("--results", **_RESULTS)
+    p.add_argument(
+        "--strict", action="store_true",
+        help="exit 4 and train nothing if the split leaks what --protocol.allow does not name",
+    )  # fmt: skip
 
 
 def _add_protocol(p: argparse.ArgumentParser) -> None:
-    """What `audit` and `split` take beside the keys of a config's protocol."""
+    """What `audit`, `split` and `importance` take beside the keys of a config's protocol."""
     p.epilog = (
         f"{p.epilog}\nMore settings as in a config: --protocol.KEY VALUE, --data.labels SPACE"
     )
-    p.add_argument("dir", type=Path, metavar="DIR", help="record directories, as in A or A,B")
+    p.add_argument("dir", metavar="DIR", help="record directories, as in A or A,B")
     p.add_argument(
         "--protocol",
-        default="subject",
         metavar="NAME",
-        help="official, random, random-kfold, subject, subject-kfold, loso, loco, cross-corpus, "
-        "published, actors or file",
+        help="official, random, random-kfold, subject (default), subject-kfold, loso, loco, "
+        "cross-corpus, published, actors or file",
     )
-    p.add_argument("--folds", default="10", metavar="N")
-    p.add_argument("--fold", default="0", metavar="N")
-    p.add_argument("--seed", default="0", metavar="N")
+    for name in ("--folds", "--fold", "--seed"):
+        p.add_argument(name, metavar="N")
 
 
 def _overrides(rest: Sequence[str]) -> list[tuple[str, str]]:
@@ -358,9 +360,18 @@ def _overrides(rest: Sequence[str]) -> list[tuple[str, str]]:
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     words = sys.argv[1:] if argv is None else list(argv)
     args, rest = make_parser().parse_known_args(words)
-    if rest and args.command not in ("train", "crossval", "reproduce", "audit", "split"):
+    if rest and args.command not in (
+        "train",
+        "crossval",
+        "reproduce",
+        "audit",
+        "split",
+        "importance",
+    ):
         raise UserError(f"unknown argument {rest[0]} (see `fer-jax {args.command} --help`)")
     args.words, args.overrides = words, _overrides(rest)
+    if args.command in ("train", "crossval") and args.strict:
+        args.overrides.append(("protocol.strict", "true"))
     return args
 
 
@@ -388,7 +399,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return code
     except UserError as error:
         print(f"fer-jax: {error}", file=sys.stderr)
-        return 2
+        return 4 if isinstance(error, LeakError) else 2
     except KeyboardInterrupt as error:
         said = str(error).removeprefix("interrupted: ")
         rest = f": {said}" if said else "; repeat the command to go on"

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 from fer_jax.errors import UserError
 
 if TYPE_CHECKING:
-    from fer_jax.data.protocols import Index, Split
-    from fer_jax.records import Clip
+    from fer_jax.config import Experiment
 
 
 def preprocess(args: argparse.Namespace) -> tuple[int, dict[str, Any], str]:
@@ -47,27 +46,35 @@ def inspect(args: argparse.Namespace) -> tuple[int, dict[str, Any], str]:
 
 
 def audit(args: argparse.Namespace) -> tuple[int, dict[str, Any], str]:
-    from fer_jax.data import audit, corpus
+    from fer_jax.data import corpus
+    from fer_jax.evaluation.leakage import audit_splits, render, write_audit
 
+    experiment = _divided_by(args, args.config)
     clips = corpus.load(args.dir)
-    found, split, _ = _divided(args, clips)
-    same = ("protocol", "split_sha256", "clips", "notes")
-    report = audit.audit(clips, split) | {key: found[key] for key in same}
-    text = "\n".join(
-        [
-            report["verdict"],
-            *(f"{k}: {v}" for k, v in report.items() if k not in ("verdict", "notes")),
-            *(f"note: {note}" for note in report["notes"]),
-        ]
+    reports = audit_splits(
+        clips,
+        experiment.protocol,
+        experiment.data,
+        fits=bool(args.config),
+        all_folds=args.all_folds,
+        clean=args.clean,
     )
-    leaky = args.strict and not report["verdict"].startswith("clean")
-    return 4 if leaky else 0, report, text
+    text = render(reports)
+    if args.out is not None:
+        text += f"\nwritten: {write_audit(args.out, clips, reports)}"
+    leaky = args.strict and any(not one["verdict"].startswith("clean") for one in reports)
+    return 4 if leaky else 0, reports[0] if len(reports) == 1 else {"folds": reports}, text
 
 
 def split(args: argparse.Namespace) -> tuple[int, dict[str, Any], str]:
     from fer_jax.data import corpus, protocols
+    from fer_jax.labels import make_label_space
 
-    report, divided, index = _divided(args, corpus.load(args.dir, streams=()))
+    experiment = _divided_by(args)
+    index = protocols.Index(corpus.load(args.dir, streams=()))
+    divided = protocols.make_split(index, experiment.protocol)
+    space = make_label_space(experiment.data.labels, {entry.word for entry in index.entries})
+    report = protocols.describe(index, divided, space)
     if args.out:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         protocols.save_split(args.out, divided, index)
@@ -75,53 +82,40 @@ def split(args: argparse.Namespace) -> tuple[int, dict[str, Any], str]:
     return 0, report, protocols.render(report)
 
 
-def _divided(
-    args: argparse.Namespace, clips: Sequence[Clip]
-) -> tuple[dict[str, Any], Split, Index]:
-    """The split that the words of `audit` and `split` ask for, and what there is to say of it."""
-    from fer_jax.config import Experiment, override
-    from fer_jax.data import protocols
-    from fer_jax.labels import make_label_space
+def _divided_by(
+    args: argparse.Namespace, config: str | None = None, more: Sequence[tuple[str, str]] = ()
+) -> Experiment:
+    """The protocol and label space that the words of `audit`, `split` and `importance` ask for."""
+    from fer_jax.config import Experiment, load_config, override
 
     for key, _ in args.overrides:
         if not key.startswith("protocol.") and key != "data.labels":
             raise UserError(f"unknown argument --{key} (see `fer-jax {args.command} --help`)")
-    short = [(f"protocol.{key}", getattr(args, key)) for key in ("folds", "fold", "seed")]
-    words = [("protocol.name", args.protocol), *short, *args.overrides]
-    experiment = override(Experiment(name=args.command), words)
-    index = protocols.Index(clips)
-    split = protocols.make_split(index, experiment.protocol)
-    space = make_label_space(experiment.data.labels, {entry.word for entry in index.entries})
-    return protocols.describe(index, split, space), split, index
+    given = {"name": args.protocol, "folds": args.folds, "fold": args.fold, "seed": args.seed}
+    short = [(f"protocol.{key}", value) for key, value in given.items() if value is not None]
+    experiment = load_config(config) if config else Experiment(name=args.command)
+    return override(experiment, [*short, *args.overrides, *more])
 
 
 def importance(args: argparse.Namespace) -> tuple[int, dict[str, Any], str]:
-    from fer_jax.config import Experiment, override
     from fer_jax.evaluation.selection import parse_thresholds, select
     from fer_jax.progress import Progress
 
-    everything = args.protocol == "none"
-    experiment = override(
-        Experiment(name="importance"),
-        [
-            *([] if everything else [("protocol.name", args.protocol)]),
-            ("protocol.folds", str(args.folds)),
-            ("protocol.fold", str(args.fold)),
-            ("protocol.seed", str(args.seed)),
-            ("data.importance.frames", args.frames),
-            ("data.importance.trees", args.trees),
-            ("data.importance.seed", str(args.seed)),
-            ("data.landmark_scale", args.landmark_scale),
-        ],
-    )
+    more = [
+        ("data.importance.frames", args.frames),
+        ("data.importance.trees", args.trees),
+        ("data.importance.seed", args.seed or "0"),
+        ("data.landmark_scale", args.landmark_scale),
+    ]
+    experiment = _divided_by(args, more=more)
     with Progress("importance", "trees") as progress:
         report, text = select(
-            args.dirs,
+            args.dir,
             args.out,
-            None if everything else experiment.protocol,
+            None if args.everything else experiment.protocol,
             experiment.data.importance,
             thresholds=parse_thresholds(args.threshold),
-            labels=args.labels,
+            labels=experiment.data.labels,
             landmark_scale=experiment.data.landmark_scale,
             on_progress=progress,
         )

@@ -37,6 +37,7 @@ def _features(name: str) -> str:
 
 Features = Annotated[str, AfterValidator(_features)]
 Image = Literal["crops", "frontal"]
+Leak = Literal["twins", "duplicates", "subjects", "statistics", "selections", "sources"]
 
 
 @validated(frozen=True, kw_only=True, config=STRICT)
@@ -173,3 +174,7 @@ class Protocol:
     file: str = ""
     """With file: a CSV of part and clip_id, or a directory of train.csv, val.csv and test.csv with
     lines like `path label`, or of such directories, a fold each."""
+    strict: bool = False
+    """Refuse to train where the audit finds a leak (`--strict`)."""
+    allow: Annotated[tuple[Leak, ...], BeforeValidator(_sequence)] = ()
+    """The leaks that are accepted all the same, e.g. "twins,subjects"."""

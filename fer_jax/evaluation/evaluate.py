@@ -74,7 +74,7 @@ def evaluate(
       `training.metrics.compute`), ci95 with ci95_clusters (what was drawn) and ci95_drawn (of how
       many), by_clip and by_vote where a clip gives several samples, landmark_error where the model
       localises landmarks, cross_entropy, classes, protocol, split,
-      split_sha256, subject_overlap, twin_overlap, audit, data_sha256, code_version, hardware,
+      split_sha256, subject_overlap, twin_overlap, audit, audit_parts (see `audit`), data_sha256, code_version, hardware,
       experiment, epoch, notes (of the run's data and first parameters), and reported: what the
       config says that the paper reports.
 
@@ -97,7 +97,8 @@ def evaluate(
             )
         indices, audited = getattr(parts, split), facts["audit"]
         if split != "test":
-            audited = audit.audit(clips, dataclasses.replace(parts, test=indices))
+            alone = dataclasses.replace(parts, test=indices, validation=parts.validation[:0])
+            audited = audit.audit(clips, alone)
         if split == "train":
             indices = apply_caps(clips, indices, experiment.data)
         out = run if split == "test" else run / "evaluations" / split
@@ -142,6 +143,7 @@ def evaluate(
         "subject_overlap": audited.get("subject_overlap"),
         "twin_overlap": audited.get("twin_overlap"),
         "audit": audited.get("verdict"),
+        "audit_parts": audited.get("parts", {}),
         "data_sha256": records.data_sha256,
         "code_version": code_version(),
         "hardware": hardware(),

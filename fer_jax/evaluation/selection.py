@@ -25,7 +25,7 @@ TOP = 10
 
 
 def select(
-    dirs: Sequence[Path],
+    where: str | Path,
     out: Path,
     protocol: Protocol | None,
     settings: Importance,
@@ -43,7 +43,7 @@ def select(
     ten most important distances and with all that are above the lowest threshold.
 
     Args:
-      dirs: record directories with landmarks; paper 1 drew from two corpora at once.
+      where: records with landmarks; paper 1 drew from two corpora at once ("A,B").
       protocol: whose training part is looked at; None looks at every clip, as the paper did.
 
     Returns:
@@ -53,7 +53,7 @@ def select(
     Raises:
       UserError: no such records, or nothing in them to choose by.
     """
-    clips = [clip for where in dirs for clip in corpus.load(where, streams=("landmarks68",))]
+    clips = list(corpus.load(where, streams=("landmarks68",)))
     if protocol is None:
         split = protocols.everything(clips, "every clip")
         indices = split.test

@@ -156,18 +156,22 @@ def make_dataset(
             f"{data.dir} has one emotion only ({', '.join(label_space.classes) or 'none'}): "
             "there is nothing to tell apart"
         )
+    fitted = {*np.unique(train.clip).tolist(), *_selected_by(experiment, split)}
+    seen = _seen(experiment, records)
+    audited = audit.audit(records.identities, split, fitted, seen, data)
+    if experiment.protocol.strict:
+        audit.refuse(
+            audited,
+            experiment.protocol.allow,
+            "nothing was trained; accept it with --protocol.allow {}, or divide otherwise",
+        )
     counts = np.bincount(train.label, minlength=len(label_space.classes))
     parts = [train, validation] if validation else [train]
     facts = {
         "protocol": split.name,
         "split_sha256": split.sha256,
         "data_sha256": records.corpus.data_sha256,
-        "audit": audit.audit(
-            records.identities,
-            split,
-            statistics=_selected_by(experiment, split),
-            seen=_seen(experiment, records),
-        ),
+        "audit": audited,
         "label_space": label_space.to_json(),
         "class_counts": dict(zip(label_space.classes, counts.tolist(), strict=True)),
         "samples": {"train": len(train), "validation": len(validation) if validation else 0},
@@ -197,11 +201,9 @@ def make_dataset(
     return Dataset(label_space, split, train, validation, records.inputs, facts)
 
 
-def _selected_by(experiment: Experiment, split: protocols.Split) -> list[int] | None:
-    """Clips that a list of distances was chosen by; None where that is not known."""
-    chosen_by = importance.looked_at(experiment.data.features)
-    if chosen_by is None:
-        return None
+def _selected_by(experiment: Experiment, split: protocols.Split) -> list[int]:
+    """Clips that a list of distances was chosen by, where that is known."""
+    chosen_by = importance.looked_at(experiment.data.features) or ()
     return [index for index, clip_id in enumerate(split.clip_ids) if clip_id in chosen_by]
 
 

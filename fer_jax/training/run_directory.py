@@ -24,7 +24,10 @@ from fer_jax.training import checkpoint
 
 #: Keys that may change between the parts of an interrupted run: they decide where and how fast it
 #: runs, not what it learns. `data.dir` may move; its content may not change.
-FREE = ("checkpoint", "data.dir", "parallel", "reported", "track", "train.steps_per_call")
+FREE = (
+    "checkpoint", "data.dir", "parallel", "protocol.allow", "protocol.strict", "reported", "track",
+    "train.steps_per_call",
+)  # fmt: skip
 
 
 #: What a directory that we trained in holds, or one that a run was copied to.

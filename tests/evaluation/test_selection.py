@@ -30,7 +30,7 @@ def rows(path: Path) -> list[dict[str, str]]:
 def chosen(tiny_run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Lists chosen by every clip, as paper 1 chose them."""
     out = tmp_path_factory.mktemp("importance") / "out"
-    words = ["importance", str(tiny_run.records), "--protocol", "none", "--out", str(out)]
+    words = ["importance", str(tiny_run.records), "--everything", "--out", str(out)]
     assert main([*words, *QUICK, "--threshold", "0.002,0.004"]) == 0
     return out
 

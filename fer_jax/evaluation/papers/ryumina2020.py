@@ -74,8 +74,8 @@ def plan(small: bool) -> Paper:
     rest = tuple(cell for size in sizes if size != 136 for cell in cells[size])
     tables.append(Table("Table 4", "Other sets of features", rest, _NOTE))
     frames = ("--frames", "300", "--trees", "20") if small else ()
-    both = tuple(f"{{{corpus}:landmarks68}}" for corpus in _NAMES)
-    words = ("importance", *both, "--protocol", "none", "--out", "{run:importance}", *frames)
+    both = ",".join(f"{{{corpus}:landmarks68}}" for corpus in _NAMES)
+    words = ("importance", both, "--everything", "--out", "{run:importance}", *frames)
     steps.append(Step("importance", words))
     return Paper(
         name="ryumina2020",

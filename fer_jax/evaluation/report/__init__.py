@@ -14,6 +14,16 @@ from fer_jax.evaluation.report import plots
 from fer_jax.training.run_directory import write_text
 
 MISTAKES = 12
+#: What the audit's kinds of overlap are called on a page.
+AUDIT_TITLES = {
+    "subject_overlap": "same subject",
+    "twin_overlap": "same recording (twins)",
+    "near_duplicates": "same content, exact or near",
+    "statement_overlap": "same statement (no leak for faces)",
+    "statistics_outside_train": "used for statistics",
+    "selection_outside_train": "used to choose features",
+    "source_overlap": "known to an earlier network",
+}
 #: What preprocessing counts for each class, and what the page calls it.
 _COUNTS = ("clips", "written", "no_face", "failed", "frames", "frames_with_face")
 
@@ -69,6 +79,7 @@ def render_page(template: str, **values: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.globals["audit_titles"] = AUDIT_TITLES
     environment.filters["percent"] = lambda share: f"{100 * share:.1f} %"
     return environment.get_template(template).render(**values)
 
