@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from fer_jax.cli import main, make_parser
+from fer_jax.cli import main
+from fer_jax.parser import make_parser
 
 COMMANDS = (
     "demo", "preprocess", "inspect", "audit", "split", "importance", "train", "crossval",

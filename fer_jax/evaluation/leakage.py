@@ -77,7 +77,7 @@ def render(reports: Sequence[Mapping[str, Any]]) -> str:
         return "\n".join(f"{one['protocol']}: {one['verdict']}" for one in reports)
     (report,) = reports
     sides = ("train-test", "train-validation", "validation-test")
-    rows = [("clips of the second part known to the first", *sides)]
+    rows: list[tuple[str, ...]] = [("clips of the second part known to the first", *sides)]
     for name, title in AUDIT_TITLES.items():
         cells = [report["parts"][name].get(side) for side in sides]
         if any(cell and cell["of"] for cell in cells):
@@ -134,7 +134,7 @@ def _pictures(clips: Corpus, wanted: set[str]) -> dict[str, str]:
     stream = next((name for name in IMAGES if name in clips.streams), "")
     if not (stream and wanted):
         return found
-    for index, clip in enumerate(_without_streams(clips)):
+    for index, clip in enumerate(load(clips.dir, streams=())):
         if clip.clip_id in wanted:
             images = [image for image in getattr(clips[index], stream) or () if image is not None]
             if images:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fer_jax.cli import main, make_parser
+from fer_jax.cli import main
 from fer_jax.config import load_config
 from fer_jax.errors import UserError
 from fer_jax.evaluation.papers import PAPERS, plan
@@ -17,6 +17,7 @@ from fer_jax.evaluation.papers.figures import kept_by_rule
 from fer_jax.evaluation.papers.plan import Need, Paper, Step
 from fer_jax.evaluation.papers.results import COLUMNS, found_of, show
 from fer_jax.evaluation.papers.run import Library, run_steps
+from fer_jax.parser import make_parser
 
 EVERY = [(name, small) for name in PAPERS for small in (False, True)]
 
