@@ -169,6 +169,8 @@ def test_mistakes(tmp_path: Path) -> None:
     fails(tmp_path / "b.csv", r"b\.csv, line 2: part 'training' is none of train, val")
     (tmp_path / "c.csv").write_text("part,clip_id\n")
     fails(tmp_path / "c.csv", "names no clip")
+    (tmp_path / "x.csv").write_bytes(b"part,clip_id\ntrain," + bytes(200_000))
+    fails(tmp_path / "x.csv", "x.csv is no CSV")
     (tmp_path / "d.csv").write_text("part,clip_id\ntrain,ravdess/02-01\ntest,ravdess/02-02\n")
     fails(tmp_path / "d.csv", r"only 0 of the 2 clips .*like crema-d/1001_DFA_ANG_XX, not ravdess/")
     first = [c for c in clips if c.subject == "1001"]

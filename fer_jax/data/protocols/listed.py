@@ -122,10 +122,14 @@ def _read_own(path: Path) -> tuple[str, list[_Line]]:
     comments = [line for line in text if line.startswith("#")]
     stated = re.search(r"\bsha256 ([0-9a-f]{64})\b", "".join(comments))
     table = csv.DictReader(text[len(comments) :], restval="")
+    try:
+        rows = list(table)
+    except csv.Error as error:
+        raise UserError(f"--protocol.file {path} is no CSV ({error}): give {_FORMS}") from None
     if not {"part", "clip_id"} <= set(table.fieldnames or ()):
         raise UserError(f"--protocol.file {path} has no columns part and clip_id: give {_FORMS}")
     lines = []
-    for number, row in enumerate(table, len(comments) + 2):
+    for number, row in enumerate(rows, len(comments) + 2):
         if row["part"] not in _PART:
             raise UserError(
                 f"{path}, line {number}: part {row['part']!r} is none of {', '.join(_PART)}"
