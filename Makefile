@@ -17,7 +17,7 @@ export FER_JAX_MODELS ?= $(abspath ../shared/models)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint format bench bench-gpu lock clean
+.PHONY: help venv demo test lint format reproduce bench bench-gpu lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-9s %s\n", $$1, $$2}'
@@ -37,6 +37,9 @@ $(VENV)/.project: $(VENV)/.packages pyproject.toml
 
 demo: venv  ## a corpus of video files, a recogniser trained on it and its report, in OUT
 	$(BIN)/fer-jax demo $(OUT)
+
+reproduce: venv  ## every paper's tables on small generated corpora, into reproduction/
+	$(BIN)/fer-jax reproduce all --generated
 
 test: venv  ## the test suite, on JOBS processes
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
@@ -71,5 +74,5 @@ LOCK = $(BIN)/python -m uv pip compile --quiet --universal --python-version 3.11
   --no-annotate --no-header $(UPGRADE)
 
 clean:  ## remove .venv, caches and what demo and bench wrote
-	rm -rf $(VENV) .pytest_cache .ruff_cache build dist $(OUT) bench-results
+	rm -rf $(VENV) .pytest_cache .ruff_cache build dist $(OUT) bench-results reproduction
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
