@@ -63,6 +63,7 @@ def write_page(
             (name, result["command"]) for name, result in results.items() if "command" in result
         ],
         missing=sorted({result["missing"] for result in results.values() if "missing" in result}),
+        swapped=[f"{own} in the place of {name}" for name, own in library.swap.items()],
         command=command,
         generated=generated,
     )

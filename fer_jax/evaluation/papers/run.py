@@ -28,7 +28,7 @@ class Library:
     """
 
     def __init__(self, places: Sequence[Path], swap: Mapping[str, str]) -> None:
-        self._swap = swap
+        self.swap = swap
         self.held: dict[str, list[corpus.Corpus]] = {}
         for place in places:
             if not place.is_dir():
@@ -49,7 +49,7 @@ class Library:
         """The record directory that serves, the one with the largest pictures; else what is
         missing, in words."""
         name, streams, recipe = need
-        wanted, own = tuple(filter(None, streams.split(","))), self._swap.get(name, name)
+        wanted, own = tuple(filter(None, streams.split(","))), self.swap.get(name, name)
         candidates = self.held.get(_plain(own), [])
         if not candidates:
             return f"no records of {own}"
