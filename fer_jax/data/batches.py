@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from fer_jax.config import Data
 from fer_jax.data import augment, geometry, images
@@ -28,8 +29,10 @@ def normalise(values: jax.Array, statistics: Statistics, frame_mask: jax.Array) 
     """
     shape = (1,) * (values.ndim - 1) + (-1,)
     if "matrix" in statistics:
-        values = values - jnp.reshape(statistics["centre"], shape)
-        values = jnp.matmul(values, statistics["matrix"], precision="highest")
+        rows = values.reshape(-1, values.shape[-1]) - statistics["centre"]
+        rows = jnp.matmul(rows, statistics["matrix"], precision="highest")
+        # Only the components take the shape of samples: XLA would give it to the rows before.
+        values = lax.optimization_barrier(rows).reshape(*values.shape[:-1], -1)
     mean, std = (jnp.reshape(statistics[name], shape) for name in ("mean", "std"))
     return jnp.where(frame_mask[..., None], (values - mean) / std, 0)
 
@@ -62,8 +65,9 @@ def make_batch(
             raw = augment.augment_points(raw, geometry.SIDE, draw, settings)
         elif draw is not None and geometry.stream_of(data.features) == "blendshapes":
             raw = augment.augment_blendshapes(raw, draw, settings)
-        values = compute(data.features, raw, statistics.get("pairs"))
-        batch["features"] = normalise(values, statistics, frame_mask)
+        # Frames first, as recurrent layers read them: nothing is then transposed but `raw`.
+        values = compute(data.features, jnp.swapaxes(raw, 0, 1), statistics.get("pairs"))
+        batch["features"] = jnp.swapaxes(normalise(values, statistics, frame_mask.T), 0, 1)
     frames = {}
     for name in data.images:
         pixels = images.normalise(

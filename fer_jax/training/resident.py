@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -60,8 +61,11 @@ class Rows:
         return cls(values, frames.shape[1:])
 
     def take(self, rows: jax.Array) -> jax.Array:
-        """The frames of rows i32[...], [..., *shape]."""
-        return self.values[rows].reshape(*rows.shape, *self.shape)
+        """The frames of rows i32[B, T], [B, T, *shape]."""
+        if len(self.shape) == 3:
+            return self.values[rows].reshape(*rows.shape, *self.shape)
+        # All first frames, then all second ones: what is small goes to recurrent layers.
+        return jnp.swapaxes(self.values[rows.T], 0, 1).reshape(*rows.shape, *self.shape)
 
 
 def make_resident(

@@ -58,19 +58,20 @@ def _scan(name, dtype, x, kernel, recurrent_kernel, bias, initial, mask, keep):
             return h, h.astype(dtype)
 
         last, h = lax.scan(step, initial, (z, mask))
-        return h, last, None, None
+        return h, last, None
 
     def keeping_step(carry, inputs):
-        h, z, buffer = carry
+        before, z, buffer = carry
         index, real = inputs
-        h, squashed, inner = advance(h, z, real)
+        h, squashed, inner = advance(before, z, real)
         buffer, z = exchange(buffer, squashed, index, jnp.minimum(index + 1, steps - 1))
-        return (h, z, buffer), (h.astype(dtype), inner)
+        # What was before each step too: shifting h by a step would move all of it.
+        return (h, z, buffer), (h.astype(dtype), before.astype(dtype), inner)
 
-    (last, _, squashed), (h, inner) = lax.scan(
+    (last, _, squashed), (h, before, inner) = lax.scan(
         keeping_step, (initial, z[0], z), (jnp.arange(steps), mask)
     )
-    return h, last, squashed, inner
+    return h, last, (before, squashed, inner)
 
 
 def _gates(squashed: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -81,15 +82,13 @@ def _gates(squashed: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _gru(name, dtype, x, kernel, recurrent_kernel, bias, initial, mask):
-    h, last, _, _ = _scan(name, dtype, x, kernel, recurrent_kernel, bias, initial, mask, keep=False)
+    h, last, _ = _scan(name, dtype, x, kernel, recurrent_kernel, bias, initial, mask, keep=False)
     return h, last
 
 
 def _gru_forward(name, dtype, x, kernel, recurrent_kernel, bias, initial, mask):
-    h, last, squashed, inner = _scan(
-        name, dtype, x, kernel, recurrent_kernel, bias, initial, mask, keep=True
-    )
-    return (h, last), (x, kernel, recurrent_kernel, bias, initial, mask, h, squashed, inner)
+    h, last, kept = _scan(name, dtype, x, kernel, recurrent_kernel, bias, initial, mask, keep=True)
+    return (h, last), (x, kernel, recurrent_kernel, bias, initial, mask, *kept)
 
 
 def _gru_backward(name, dtype, kept, cotangents):
@@ -97,11 +96,10 @@ def _gru_backward(name, dtype, kept, cotangents):
 
 
 def _backward(name, dtype, whole, kept, cotangents):
-    x, kernel, recurrent_kernel, bias, initial, mask, h, squashed, inner = kept
+    x, kernel, recurrent_kernel, bias, initial, mask, h_before, squashed, inner = kept
     dh_all, dlast = cotangents
     hidden, kind = recurrent_kernel.shape[0], initial.dtype
     back = turned(whole, recurrent_kernel).astype(dtype)
-    h_before = jnp.concatenate([initial[None].astype(dtype), h[:-1]])
 
     def step(carry, inputs):
         dh, now, inner, buffer, inner_buffer = carry

@@ -99,35 +99,36 @@ def _scan(name, dtype, x, kernel, recurrent_kernel, bias, initial, mask, keep):
             return state, state.h.astype(dtype)
 
         last, h = lax.scan(step, initial, (z, mask))
-        return h, last, None, None
+        return h, last, None
 
     def keeping_step(carry, inputs):
         state, z, buffer = carry
         index, real = inputs
         new, squashed = advance(state, z, real)
         buffer, z = exchange(buffer, squashed, index, jnp.minimum(index + 1, steps - 1))
-        return (new, z, buffer), (new.h.astype(dtype), state.c)
+        # What was before each step too: shifting h by a step would move all of it.
+        return (new, z, buffer), (new.h.astype(dtype), State(state.h.astype(dtype), state.c))
 
-    (last, _, squashed), (h, c_before) = lax.scan(
+    (last, _, squashed), (h, before) = lax.scan(
         keeping_step, (initial, z[0], z), (jnp.arange(steps), mask)
     )
-    return h, last, squashed, c_before
+    return h, last, (squashed, before)
 
 
 def _forward_scan(name, dtype, *arrays):
     """h of all steps and the last state, and what `_backward_scan` needs."""
-    h, last, squashed, c_before = _scan(name, dtype, *arrays, keep=True)
-    return (h, last), (squashed, c_before)
+    h, last, kept = _scan(name, dtype, *arrays, keep=True)
+    return (h, last), kept
 
 
-def _backward_scan(name, dtype, arrays, h, kept, cotangents):
+def _backward_scan(name, dtype, arrays, kept, cotangents):
     """Cotangents of the arrays but the mask."""
-    return for_platform(partial(_backward, name, dtype), arrays, h, kept, cotangents)
+    return for_platform(partial(_backward, name, dtype), arrays, kept, cotangents)
 
 
-def _backward(name, dtype, whole, arrays, h, kept, cotangents):
+def _backward(name, dtype, whole, arrays, kept, cotangents):
     x, kernel, recurrent_kernel, bias, initial, mask = arrays
-    squashed, c_before = kept
+    squashed, before = kept
     dh_all, dlast = cotangents
     kind = initial.c.dtype
     back = turned(whole, recurrent_kernel).astype(dtype)
@@ -159,15 +160,14 @@ def _backward(name, dtype, whole, arrays, h, kept, cotangents):
         buffer, now = exchange(buffer, dz, index, jnp.maximum(index - 1, 0))
         return (dh_before, dc_before, now, buffer), None
 
-    inputs = (jnp.arange(x.shape[0]), dh_all, c_before, mask)
+    inputs = (jnp.arange(x.shape[0]), dh_all, before.c, mask)
     (dh, dc, _, dz), _ = lax.scan(step, (*dlast, squashed[-1], squashed), inputs, reverse=True)
 
-    h_before = jnp.concatenate([initial.h[None].astype(dtype), h[:-1]])
     dx = dot_turned(whole, dz, turned(whole, kernel).astype(dtype), kind)
     return (
         dx.astype(x.dtype),
         sum_outer(x, dz).astype(kernel.dtype),
-        sum_outer(h_before, dz).astype(recurrent_kernel.dtype),
+        sum_outer(before.h, dz).astype(recurrent_kernel.dtype),
         jnp.sum(dz, axis=(0, 1), dtype=kind).astype(bias.dtype),
         State(dh, dc),
     )
@@ -237,7 +237,7 @@ def _lstm_forward(name, dtype, cudnn, *arrays):
         results, kept = _by_platform(first, second)(*arrays)
     else:
         results, kept = scan(*arrays)
-    return results, (arrays, results[0], kept)
+    return results, (arrays, kept)
 
 
 def _zeros(shapes: Any) -> Any:
@@ -246,14 +246,12 @@ def _zeros(shapes: Any) -> Any:
 
 def _lstm_backward(name, dtype, cudnn, residuals, cotangents):
     if not cudnn:
-        arrays, h, kept = residuals
-        return (*_backward_scan(name, dtype, arrays, h, kept, cotangents), None)
+        return (*_backward_scan(name, dtype, *residuals, cotangents), None)
 
-    def scan(arrays, h, kept, cotangents):
-        return _backward_scan(name, dtype, arrays, h, kept[0], cotangents)
+    def scan(arrays, kept, cotangents):
+        return _backward_scan(name, dtype, arrays, kept[0], cotangents)
 
-    def by_cudnn(arrays, h, kept, cotangents):
-        del h
+    def by_cudnn(arrays, kept, cotangents):
         return _backward_cudnn(arrays, kept[1], cotangents)
 
     return (*_by_platform(scan, by_cudnn)(*residuals, cotangents), None)
