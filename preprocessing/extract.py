@@ -29,7 +29,7 @@ from preprocessing.track import Face, Tracker, match
 from preprocessing.video import Frame, VideoError
 
 #: Raise it when what is extracted changes: shards of another version are not resumed.
-EXTRACTION_VERSION = 2
+EXTRACTION_VERSION = 3
 OUTPUTS = ("landmarks", "blendshapes", "crops", "frontal")
 #: A dlib box and the extent of MediaPipe's points overlap by about 0.6 on one face.
 SAME_FACE_IOU = 0.25
