@@ -52,10 +52,8 @@ _LIDS = (
     (263, 249, 390, 373, 374, 380, 381, 382, 362, 398, 384, 385, 386, 387, 388, 466),
 )
 
-#: Pixels count downwards, centimetres upwards.
-_FLIP = np.array([[1.0], [-1.0]])
-_TURN = np.array([1.0, -1.0, 1.0])
-_NEXT, _LAST = np.array([1, 2, 0]), np.array([2, 0, 1])
+#: From a head's axes (see `FaceModel`) to a camera's: x to the right, y down, z away from it.
+_TO_CAMERA = np.array([[1.0], [-1.0], [-1.0]])
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,10 +72,12 @@ class Camera:
     def of_pose(cls, rotation: np.ndarray, scale: float, offset: np.ndarray) -> Camera:
         """The camera that sees the head turned by f64[3, 3], its middle at the pixel f64[2]."""
         matrix = np.empty((3, 4))
-        matrix[2, :3] = rotation[2] / -DISTANCE_CM
+        x, y, z = rotation * _TO_CAMERA
+        matrix[2, :3] = z / DISTANCE_CM
         matrix[2, 3] = 1
         matrix[:2] = offset[:, None] * matrix[2]
-        matrix[:2, :3] += scale * _FLIP * rotation[:2]
+        matrix[0, :3] += scale * x
+        matrix[1, :3] += scale * y
         return cls(matrix, scale)
 
     def project(self, points: np.ndarray) -> np.ndarray:
@@ -93,13 +93,13 @@ class _Anchors:
     Attributes:
       indices: i64[N], of the landmarks.
       points: f64[3, N], the face there, in `DISTANCE_CM`.
-      weights: f64[N], their sum is 1.
+      root: f64[N], of their weights, whose sum is 1.
       affine: f64[4, N], takes places f64[N, 2] to the affine camera that fits them best.
     """
 
     indices: np.ndarray
     points: np.ndarray
-    weights: np.ndarray
+    root: np.ndarray
     affine: np.ndarray
 
 
@@ -113,74 +113,72 @@ def _anchors(model: FaceModel, landmarks: int) -> _Anchors:
     points, weights = points[indices] / DISTANCE_CM, weights[indices] / weights.sum()
     root = np.sqrt(weights)
     affine = np.linalg.pinv(root[:, None] * np.c_[points, np.ones(len(points))]) * root
-    return _Anchors(indices, np.ascontiguousarray(points.T), weights, affine)
+    return _Anchors(indices, np.ascontiguousarray(points.T), root, affine)
 
 
 def fit_camera(landmarks: np.ndarray, model: FaceModel) -> Camera:
     """The camera that sees the face where the landmarks are, by weighted least squares.
 
+    Gauss-Newton from the best affine camera on.
+
     Args:
       landmarks: f32[68, 2] or f32[478, 2 or 3], source pixels.
 
     Raises:
-      ValueError: the landmarks lie on one spot.
-    """
-    anchors = _anchors(model, len(landmarks))
-    targets = landmarks.take(anchors.indices, 0)[:, :2].T * _FLIP
-    middle = targets @ anchors.weights
-    targets -= middle[:, None]
-    spread = math.sqrt((targets * targets).sum(0) @ anchors.weights)
-    if not spread > 1e-3:
-        raise ValueError("the landmarks lie on one spot: no pose can be estimated")
-    rotation, scale, offset = _fit_pose(targets / spread, anchors)
-    place = (offset * spread + middle) * _FLIP[:, 0]
-    return Camera.of_pose(rotation, scale * spread / DISTANCE_CM, place)
-
-
-def _fit_pose(targets: np.ndarray, anchors: _Anchors) -> tuple[np.ndarray, float, np.ndarray]:
-    """Rotation, scale and offset by Gauss-Newton, from the best affine camera on.
-
-    Args:
-      targets: f64[2, N], y upwards.
+      ValueError: the landmarks lie on one spot or line.
     """
     import cv2
 
+    anchors = _anchors(model, len(landmarks))
+    targets = landmarks.take(anchors.indices, 0)[:, :2].T.astype(np.float64)
     affine = targets @ anchors.affine.T
-    left, sizes, right = np.linalg.svd(affine[:, :3], full_matrices=False)
-    rotation = np.empty((3, 3))
-    x, y = rotation[:2] = left @ right
-    rotation[2] = x[_NEXT] * y[_LAST] - x[_LAST] * y[_NEXT]
-    scale, offset = float(sizes.mean()), affine[:, 3]
-    root = np.sqrt(anchors.weights)
-    # Over the scale: derivatives by a turn about -y, x and z, by the logarithm of the scale and by
+    rotation, scale, offset = *_nearest_rotation(affine[:, :3]), affine[:, 3]
+    # Over the scale: derivatives by a turn about y, -x and z, by the logarithm of the scale and by
     # the offset (two), then what is left to explain.
     rows = np.zeros((7, *targets.shape))
     rows[4, 0] = rows[5, 1] = 1
     for _ in range(20):
         turned = rotation @ anchors.points
-        near = 1 / (1 - turned[2])
+        near = 1 / (1 + turned[2])
         seen = turned[:2] * near
         np.multiply(seen[:, None], seen, out=rows[:2])
-        near -= 1  # now the depth that is seen
-        rows[0, 0] -= near
-        rows[1, 1] -= near
+        depth = 1 - near
+        rows[0, 0] += depth
+        rows[1, 1] += depth
         np.negative(seen[1], out=rows[2, 0])
         rows[2, 1] = seen[0]
         rows[3] = seen
         np.subtract((targets - offset[:, None]) / scale, seen, out=rows[6])
-        weighted = (rows * root).reshape(7, -1)
+        weighted = (rows * anchors.root).reshape(7, -1)
         products = weighted @ weighted.T
         normal, gradient = products[:6, :6], products[:6, 6]
         # A trace of damping, for landmarks that leave a direction open.
         normal.flat[::7] += 1e-9 * normal.trace()
         step = np.linalg.solve(normal, gradient)
-        rotation = cv2.Rodrigues(step[[1, 0, 2]] * _TURN)[0] @ rotation
+        y, x, z = step[:3]
+        rotation = cv2.Rodrigues(np.array([-x, y, z]))[0] @ rotation
         offset = offset + scale * step[4:]
         scale *= math.exp(step[3])
-        # How far the points still moved: a micrometre on the head.
+        # How far this moved the points: a micrometre on the head.
         if step @ gradient < (1e-4 / DISTANCE_CM) ** 2:
             break
-    return rotation, scale, offset
+    return Camera.of_pose(rotation * _TO_CAMERA, scale / DISTANCE_CM, offset)
+
+
+def _nearest_rotation(linear: np.ndarray) -> tuple[np.ndarray, float]:
+    """The rotation f64[3, 3] and the scale whose first two rows are nearest to f64[2, 3].
+
+    A polar decomposition, by the square root of a 2x2 matrix in closed form.
+    """
+    (a, b), (_, d) = (linear @ linear.T).tolist()
+    root = math.sqrt(max(a * d - b * b, 0))
+    if not root > 1e-6 * max(a + d, 1.0):
+        raise ValueError("the landmarks lie on one spot or line: no pose can be estimated")
+    trace = math.sqrt(a + d + 2 * root)
+    inverse = np.array([[d + root, -b], [-b, a + root]]) / (root * trace)
+    (xx, xy, xz), (yx, yy, yz) = (inverse @ linear).tolist()
+    across = xy * yz - xz * yy, xz * yx - xx * yz, xx * yy - xy * yx
+    return np.array([(xx, xy, xz), (yx, yy, yz), across]), trace / 2
 
 
 def reference_camera(model: FaceModel, size: int) -> Camera:
@@ -253,7 +251,7 @@ class Frontalizer:
           landmarks: f32[68, 2] or f32[478, 2 or 3] of the face, source pixels.
 
         Raises:
-          ValueError: the landmarks lie on one spot.
+          ValueError: the landmarks lie on one spot or line.
         """
         import cv2
 
