@@ -54,6 +54,7 @@ _LIDS = (
 
 #: From a head's axes (see `FaceModel`) to a camera's: x to the right, y down, z away from it.
 _TO_CAMERA = np.array([[1.0], [-1.0], [-1.0]])
+_EYE = np.eye(6)
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,16 +152,16 @@ def fit_camera(landmarks: np.ndarray, model: FaceModel) -> Camera:
         np.subtract((targets - offset[:, None]) / scale, seen, out=rows[6])
         weighted = (rows * anchors.root).reshape(7, -1)
         products = weighted @ weighted.T
-        normal, gradient = products[:6, :6], products[:6, 6]
+        normal, gradient = products[:6, :6], products[:6, 6:]
         # A trace of damping, for landmarks that leave a direction open.
-        normal.flat[::7] += 1e-9 * normal.trace()
-        step = np.linalg.solve(normal, gradient)
-        y, x, z = step[:3]
+        normal = normal + 1e-9 * normal.trace() * _EYE
+        step = cv2.solve(normal, gradient, flags=cv2.DECOMP_CHOLESKY)[1][:, 0]
+        y, x, z, growth = step[:4].tolist()
         rotation = cv2.Rodrigues(np.array([-x, y, z]))[0] @ rotation
         offset = offset + scale * step[4:]
-        scale *= math.exp(step[3])
+        scale *= math.exp(growth)
         # How far this moved the points: a micrometre on the head.
-        if step @ gradient < (1e-4 / DISTANCE_CM) ** 2:
+        if step @ gradient[:, 0] < (1e-4 / DISTANCE_CM) ** 2:
             break
     return Camera.of_pose(rotation * _TO_CAMERA, scale / DISTANCE_CM, offset)
 
