@@ -238,9 +238,15 @@ class Frontalizer:
         self._soft = symmetry == "soft"
         self._model = read_face_model(landmarker_path())
         view = reference_view(self._model, size)
-        self._face = np.isfinite(view[..., 0])
+        face = np.isfinite(view[..., 0])
+        rows, columns = (np.flatnonzero(face.any(axis)) for axis in (1, 0))
+        #: What of the picture is worked on: the face's extent; to be mirrored, all.
+        self._window = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        if self._soft:
+            self._window = np.s_[:, :]
         # Beside the face any point of it, which will be black.
-        self._points = np.where(self._face[..., None], view, view[self._face][0])
+        points = np.where(face[..., None], view, view[face][0])
+        self._face, self._points = (a[self._window].copy() for a in (face, points))
         self._scale = reference_camera(self._model, size).scale
         self._eyes = self._eye_mask() if self._soft else None
 
@@ -262,7 +268,8 @@ class Frontalizer:
         height, width = image.shape[:2]
         good = self._face & (x > -0.5) & (x < width - 0.5) & (y > -0.5) & (y < height - 0.5)
         factor = camera.scale / self._scale
-        frontal = _sample(image, x, y, good, int(factor))
+        frontal = np.zeros((self._size, self._size, 3), np.uint8)
+        frontal[self._window] = _sample(image, x, y, good, int(factor))
         if self._soft:
             frontal = self._symmetric(frontal, good, _accesses(x / factor, y / factor, good))
         return frontal
@@ -313,7 +320,7 @@ class Frontalizer:
 def _sample(
     image: np.ndarray, x: np.ndarray, y: np.ndarray, good: np.ndarray, factor: int
 ) -> np.ndarray:
-    """The image at places f32[S, S], bicubic; black where not good.
+    """The image at places f32[H, W], bicubic; black where not good.
 
     Where the face is `factor` times as large as its frontal picture, it is first reduced so much,
     so that nothing aliases.

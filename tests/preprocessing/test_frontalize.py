@@ -186,7 +186,8 @@ def test_the_camera_of_noisy_landmarks_is_the_best(model):
     turn = np.vstack([turn, np.cross(*turn)])
     np.testing.assert_allclose(turn @ turn.T, np.eye(3), atol=1e-9)
     best = residual(camera)
-    for step in np.concatenate([size * np.eye(6) for size in (0.01, -0.01, 1e-5, -1e-5)]):
+    sizes = 0.01, -0.01, 1e-5, -1e-5
+    for step in (size * row for size in sizes for row in np.eye(6)):
         other = Camera.of_pose(
             rotation(np.degrees(step[:3])) @ turn, scale * np.exp(step[3]), offset + 10 * step[4:]
         )
