@@ -196,7 +196,8 @@ class Extractor:
         times: list[float] = []
         hints: list[np.ndarray] = []
         shape = (0, 0, 0)
-        for t, frame in enumerate(frames):
+        for frame in frames:  # not enumerated, which holds a frame while the next is read
+            t = len(index)
             image = np.ascontiguousarray(frame.image)
             if t == 0:
                 shape = image.shape
@@ -207,6 +208,7 @@ class Extractor:
             faces, hints = self._faces(image, () if t % FULL_SEARCH_EVERY == 0 else hints)
             self._picture(image, faces)
             tracker.add(t, [spool.put(face) for face in faces])
+            del frame, image
         if not index:
             raise VideoError("no frames")
         subject = tracker.subject()

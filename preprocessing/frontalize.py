@@ -72,13 +72,11 @@ class Camera:
     @classmethod
     def of_pose(cls, rotation: np.ndarray, scale: float, offset: np.ndarray) -> Camera:
         """The camera that sees the head turned by f64[3, 3], its middle at the pixel f64[2]."""
+        # Camera's axes: x to the right, y down, z away from it.
         matrix = np.empty((3, 4))
-        x, y, z = rotation * _TO_CAMERA
-        matrix[2, :3] = z / DISTANCE_CM
-        matrix[2, 3] = 1
-        matrix[:2] = offset[:, None] * matrix[2]
-        matrix[0, :3] += scale * x
-        matrix[1, :3] += scale * y
+        matrix[:, :3] = rotation * np.array([[scale], [-scale], [-1 / DISTANCE_CM]])
+        matrix[:, 3] = 0, 0, 1
+        matrix[:2] += offset[:, None] * matrix[2]
         return cls(matrix, scale)
 
     def project(self, points: np.ndarray) -> np.ndarray:
