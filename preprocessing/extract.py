@@ -29,7 +29,7 @@ from preprocessing.track import Face, Tracker, match
 from preprocessing.video import Frame, VideoError
 
 #: Raise it when what is extracted changes: shards of another version are not resumed.
-EXTRACTION_VERSION = 2
+EXTRACTION_VERSION = 3
 OUTPUTS = ("landmarks", "blendshapes", "crops", "frontal")
 #: A dlib box and the extent of MediaPipe's points overlap by about 0.6 on one face.
 SAME_FACE_IOU = 0.25
@@ -196,7 +196,8 @@ class Extractor:
         times: list[float] = []
         hints: list[np.ndarray] = []
         shape = (0, 0, 0)
-        for t, frame in enumerate(frames):
+        for frame in frames:  # not enumerated, which holds a frame while the next is read
+            t = len(index)
             image = np.ascontiguousarray(frame.image)
             if t == 0:
                 shape = image.shape
@@ -207,6 +208,7 @@ class Extractor:
             faces, hints = self._faces(image, () if t % FULL_SEARCH_EVERY == 0 else hints)
             self._picture(image, faces)
             tracker.add(t, [spool.put(face) for face in faces])
+            del frame, image
         if not index:
             raise VideoError("no frames")
         subject = tracker.subject()

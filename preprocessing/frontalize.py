@@ -18,6 +18,8 @@ steps are those of docs/reproduction.md 3.4, with these choices:
 
 from __future__ import annotations
 
+import functools
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,6 +52,10 @@ _LIDS = (
     (263, 249, 390, 373, 374, 380, 381, 382, 362, 398, 384, 385, 386, 387, 388, 466),
 )
 
+#: From a head's axes (see `FaceModel`) to a camera's: x to the right, y down, z away from it.
+_TO_CAMERA = np.array([[1.0], [-1.0], [-1.0]])
+_EYE = np.eye(6)
+
 
 @dataclass(frozen=True, eq=False)
 class Camera:
@@ -66,10 +72,12 @@ class Camera:
     @classmethod
     def of_pose(cls, rotation: np.ndarray, scale: float, offset: np.ndarray) -> Camera:
         """The camera that sees the head turned by f64[3, 3], its middle at the pixel f64[2]."""
-        depth = np.append(-rotation[2] / DISTANCE_CM, 1.0)
-        matrix = offset[:, None] * depth
-        matrix[:, :3] += scale * rotation[:2] * [[1], [-1]]
-        return cls(np.vstack([matrix, depth]), scale)
+        # Camera's axes: x to the right, y down, z away from it.
+        matrix = np.empty((3, 4))
+        matrix[:, :3] = rotation * np.array([[scale], [-scale], [-1 / DISTANCE_CM]])
+        matrix[:, 3] = 0, 0, 1
+        matrix[:2] += offset[:, None] * matrix[2]
+        return cls(matrix, scale)
 
     def project(self, points: np.ndarray) -> np.ndarray:
         """Pixels f64[N, 2] of points f64[N, 3]."""
@@ -77,65 +85,99 @@ class Camera:
         return seen[:, :2] / seen[:, 2:]
 
 
+@dataclass(frozen=True, eq=False)
+class _Anchors:
+    """The N landmarks that decide on the camera.
+
+    Attributes:
+      indices: i64[N], of the landmarks.
+      points: f64[3, N], the face there, in `DISTANCE_CM`.
+      root: f64[N], of their weights, whose sum is 1.
+      affine: f64[4, N], takes places f64[N, 2] to the affine camera that fits them best.
+    """
+
+    indices: np.ndarray
+    points: np.ndarray
+    root: np.ndarray
+    affine: np.ndarray
+
+
+@functools.cache
+def _anchors(model: FaceModel, landmarks: int) -> _Anchors:
+    if landmarks == 68:
+        points, weights = model.vertices[list(VERTICES_68)], _RIGIDITY_68
+    else:
+        points, weights = model.vertices, model.rigidity
+    indices = np.flatnonzero(weights)
+    points, weights = points[indices] / DISTANCE_CM, weights[indices] / weights.sum()
+    root = np.sqrt(weights)
+    affine = np.linalg.pinv(root[:, None] * np.c_[points, np.ones(len(points))]) * root
+    return _Anchors(indices, np.ascontiguousarray(points.T), root, affine)
+
+
 def fit_camera(landmarks: np.ndarray, model: FaceModel) -> Camera:
     """The camera that sees the face where the landmarks are, by weighted least squares.
+
+    Gauss-Newton from the best affine camera on.
 
     Args:
       landmarks: f32[68, 2] or f32[478, 2 or 3], source pixels.
 
     Raises:
-      ValueError: the landmarks lie on one spot.
+      ValueError: the landmarks lie on one spot or line.
     """
-    if len(landmarks) == 68:
-        points, weights = model.vertices[list(VERTICES_68)], _RIGIDITY_68
-    else:
-        points, weights = model.vertices, model.rigidity
-    used = weights > 0
-    points, weights = points[used], weights[used] / weights.sum()
-    targets = np.asarray(landmarks, np.float64)[: len(used), :2][used]
-    middle = weights @ targets
-    spread = np.sqrt(weights @ ((targets - middle) ** 2).sum(1))
-    if not spread > 1e-3:
-        raise ValueError("the landmarks lie on one spot: no pose can be estimated")
-    rotation, scale, offset = _fit_pose((targets - middle) / spread, points, weights)
-    return Camera.of_pose(rotation, scale * spread, offset * spread + middle)
-
-
-def _fit_pose(
-    targets: np.ndarray, points: np.ndarray, weights: np.ndarray
-) -> tuple[np.ndarray, float, np.ndarray]:
-    """Rotation, scale and offset by Gauss-Newton, from the best affine camera on."""
     import cv2
 
-    root = np.sqrt(weights)[:, None]
-    affine, *_ = np.linalg.lstsq(root * np.c_[points, np.ones(len(points))], root * targets)
-    left, sizes, right = np.linalg.svd(affine[:3].T * [[1], [-1]], full_matrices=False)
-    across = left @ right
-    rotation = np.vstack([across, np.cross(*across)])
-    scale, offset = float(sizes.mean()), affine[3]
+    anchors = _anchors(model, len(landmarks))
+    targets = landmarks.take(anchors.indices, 0)[:, :2].T.astype(np.float64)
+    affine = targets @ anchors.affine.T
+    rotation, scale, offset = *_nearest_rotation(affine[:, :3]), affine[:, 3]
+    # Over the scale: derivatives by a turn about y, -x and z, by the logarithm of the scale and by
+    # the offset (two), then what is left to explain.
+    rows = np.zeros((7, *targets.shape))
+    rows[4, 0] = rows[5, 1] = 1
     for _ in range(20):
-        turned = points @ rotation.T
-        x, y, z = turned.T
-        near = 1 / (1 - z / DISTANCE_CM)
-        seen = scale * turned[:, :2] * near[:, None] * [1, -1]
-        # Derivatives by a turn (three), by the logarithm of the scale, and by the offset.
-        zero, one = np.zeros_like(x), np.ones_like(x)
-        by_turn = np.stack([[zero, z, -y], [-z, zero, x], [y, -x, zero]])
-        nearer = by_turn[2] * near / DISTANCE_CM
-        by_x = scale * near * (by_turn[0] + x * nearer)
-        by_y = -scale * near * (by_turn[1] + y * nearer)
-        rows = np.stack([[*by_x, seen[:, 0], one, zero], [*by_y, seen[:, 1], zero, one]])
-        jacobian = rows.transpose(2, 0, 1) * root[..., None]
-        error = (targets - offset - seen) * root
-        normal = np.einsum("nci,ncj->ij", jacobian, jacobian)
+        turned = rotation @ anchors.points
+        near = 1 / (1 + turned[2])
+        seen = turned[:2] * near
+        np.multiply(seen[:, None], seen, out=rows[:2])
+        depth = 1 - near
+        rows[0, 0] += depth
+        rows[1, 1] += depth
+        np.negative(seen[1], out=rows[2, 0])
+        rows[2, 1] = seen[0]
+        rows[3] = seen
+        np.subtract((targets - offset[:, None]) / scale, seen, out=rows[6])
+        weighted = (rows * anchors.root).reshape(7, -1)
+        products = weighted @ weighted.T
+        normal, gradient = products[:6, :6], products[:6, 6:]
         # A trace of damping, for landmarks that leave a direction open.
-        normal += 1e-9 * np.trace(normal) * np.eye(6)
-        step = np.linalg.solve(normal, np.einsum("nci,nc->i", jacobian, error))
-        rotation = cv2.Rodrigues(step[:3])[0] @ rotation
-        scale, offset = scale * np.exp(step[3]), offset + step[4:]
-        if np.abs(step).max() < 1e-7:
+        normal = normal + 1e-9 * normal.trace() * _EYE
+        step = cv2.solve(normal, gradient, flags=cv2.DECOMP_CHOLESKY)[1][:, 0]
+        y, x, z, growth = step[:4].tolist()
+        rotation = cv2.Rodrigues(np.array([-x, y, z]))[0] @ rotation
+        offset = offset + scale * step[4:]
+        scale *= math.exp(growth)
+        # How far this moved the points: a micrometre on the head.
+        if step @ gradient[:, 0] < (1e-4 / DISTANCE_CM) ** 2:
             break
-    return rotation, scale, offset
+    return Camera.of_pose(rotation * _TO_CAMERA, scale / DISTANCE_CM, offset)
+
+
+def _nearest_rotation(linear: np.ndarray) -> tuple[np.ndarray, float]:
+    """The rotation f64[3, 3] and the scale whose first two rows are nearest to f64[2, 3].
+
+    A polar decomposition, by the square root of a 2x2 matrix in closed form.
+    """
+    (a, b), (_, d) = (linear @ linear.T).tolist()
+    root = math.sqrt(max(a * d - b * b, 0))
+    if not root > 1e-6 * max(a + d, 1.0):
+        raise ValueError("the landmarks lie on one spot or line: no pose can be estimated")
+    trace = math.sqrt(a + d + 2 * root)
+    inverse = np.array([[d + root, -b], [-b, a + root]]) / (root * trace)
+    (xx, xy, xz), (yx, yy, yz) = (inverse @ linear).tolist()
+    across = xy * yz - xz * yy, xz * yx - xx * yz, xx * yy - xy * yx
+    return np.array([(xx, xy, xz), (yx, yy, yz), across]), trace / 2
 
 
 def reference_camera(model: FaceModel, size: int) -> Camera:
@@ -194,8 +236,15 @@ class Frontalizer:
         self._soft = symmetry == "soft"
         self._model = read_face_model(landmarker_path())
         view = reference_view(self._model, size)
-        self._face = np.isfinite(view[..., 0])
-        self._points = np.where(self._face[..., None], view, np.float32(0))
+        face = np.isfinite(view[..., 0])
+        rows, columns = (np.flatnonzero(face.any(axis)) for axis in (1, 0))
+        #: What of the picture is worked on: the face's extent; to be mirrored, all.
+        self._window = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        if self._soft:
+            self._window = np.s_[:, :]
+        # Beside the face any point of it, which will be black.
+        points = np.where(face[..., None], view, view[face][0])
+        self._face, self._points = (a[self._window].copy() for a in (face, points))
         self._scale = reference_camera(self._model, size).scale
         self._eyes = self._eye_mask() if self._soft else None
 
@@ -207,28 +256,27 @@ class Frontalizer:
           landmarks: f32[68, 2] or f32[478, 2 or 3] of the face, source pixels.
 
         Raises:
-          ValueError: the landmarks lie on one spot.
+          ValueError: the landmarks lie on one spot or line.
         """
         import cv2
 
         camera = fit_camera(landmarks, self._model)
-        seen = cv2.transform(self._points, camera.matrix)
-        places = seen[..., :2] / seen[..., 2:]
-        limits = np.array(image.shape[1::-1], np.float32) - 0.5
-        inside = (places > -0.5) & (places < limits)
-        good = self._face & inside[..., 0] & inside[..., 1]
+        x, y, depth = cv2.split(cv2.transform(self._points, camera.matrix))
+        x, y = x / depth, y / depth
+        height, width = image.shape[:2]
+        good = self._face & (x > -0.5) & (x < width - 0.5) & (y > -0.5) & (y < height - 0.5)
         factor = camera.scale / self._scale
-        frontal = _sample(image, places, good, int(factor))
+        frontal = np.zeros((self._size, self._size, 3), np.uint8)
+        frontal[self._window] = _sample(image, x, y, good, int(factor))
         if self._soft:
-            frontal = self._symmetric(frontal, good, places / np.float32(factor))
+            frontal = self._symmetric(frontal, good, _accesses(x / factor, y / factor, good))
         return frontal
 
-    def _symmetric(self, frontal: np.ndarray, good: np.ndarray, places: np.ndarray) -> np.ndarray:
-        """Step 6 of the method; `places` are in pixels of the frontal picture's size."""
+    def _symmetric(self, frontal: np.ndarray, good: np.ndarray, count: np.ndarray) -> np.ndarray:
+        """Step 6 of the method; `count` is of `_accesses`."""
         import cv2
 
         half = self._size // 2
-        count = _accesses(places, good)
         count = cv2.GaussianBlur(count, *_blur(15, 30, self._size), borderType=cv2.BORDER_REPLICATE)
         surplus = float(count[:, :half].sum() - count[:, -half:].sum())
         if abs(surplus) <= 800 * (self._size / _SIDE) ** 2:
@@ -267,8 +315,10 @@ class Frontalizer:
         return cv2.GaussianBlur(cv2.dilate(mask, disc), (0, 0), size / 60)
 
 
-def _sample(image: np.ndarray, places: np.ndarray, good: np.ndarray, factor: int) -> np.ndarray:
-    """The image at places f32[S, S, 2], bicubic; black where not good.
+def _sample(
+    image: np.ndarray, x: np.ndarray, y: np.ndarray, good: np.ndarray, factor: int
+) -> np.ndarray:
+    """The image at places f32[H, W], bicubic; black where not good.
 
     Where the face is `factor` times as large as its frontal picture, it is first reduced so much,
     so that nothing aliases.
@@ -278,33 +328,31 @@ def _sample(image: np.ndarray, places: np.ndarray, good: np.ndarray, factor: int
     if not good.any():
         return np.zeros((*good.shape, 3), np.uint8)
     if factor > 1:
-        shown = places[good]
         # Bicubic looks two reduced pixels around.
-        # By column: NumPy reduces a long axis beside a short one ten times slower.
-        low, high = np.array([[column.min(), column.max()] for column in shown.T]).T
-        left, top = np.maximum(np.floor(low).astype(int) - 3 * factor, 0)
-        right, bottom = np.ceil(high).astype(int) + 3 * factor
+        left, top = (max(math.floor(v.min()) - 3 * factor, 0) for v in (x, y))
+        right, bottom = (math.ceil(v.max()) + 3 * factor for v in (x, y))
         part = image[top:bottom, left:right]
         height, width = part.shape[:2]
         size = max(1, width // factor), max(1, height // factor)
         image = cv2.resize(part, size, interpolation=cv2.INTER_AREA)
-        ratio = np.array(size, np.float32) / np.array([width, height], np.float32)
-        corner = np.array([left, top], np.float32)
-        places = (places - corner + np.float32(0.5)) * ratio - np.float32(0.5)
-    # The one map holds x and y; the second is for OpenCV's other forms.
-    rest = np.empty(0, np.float32)
-    frontal = cv2.remap(image, places, rest, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
-    frontal[~good] = 0
-    return frontal
+        x = (x - (left - 0.5)) * (size[0] / width) - 0.5
+        y = (y - (top - 0.5)) * (size[1] / height) - 0.5
+    frontal = cv2.remap(image, x, y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+    # Zero where the mask is.
+    return cv2.copyTo(frontal, good.view(np.uint8))
 
 
-def _accesses(places: np.ndarray, good: np.ndarray) -> np.ndarray:
-    """f32[S, S]: how many pixels of the frontal picture take their colour from the same place."""
+def _accesses(x: np.ndarray, y: np.ndarray, good: np.ndarray) -> np.ndarray:
+    """f32[S, S]: how many pixels of the frontal picture take their colour from the same place.
+
+    Args:
+      x, y: places f32[S, S] in pixels of the frontal picture's size.
+    """
     counts = np.zeros(good.shape, np.float32)
     if good.any():
-        cells = np.rint(places[good]).astype(np.int64)
-        cells -= cells.min(0)
-        index = cells[:, 1] * (cells[:, 0].max() + 1) + cells[:, 0]
+        columns, rows = (np.rint(places[good]).astype(np.int64) for places in (x, y))
+        columns -= columns.min()
+        index = (rows - rows.min()) * (columns.max() + 1) + columns
         counts[good] = np.bincount(index)[index]
     return counts
 

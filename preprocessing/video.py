@@ -119,7 +119,10 @@ def read_frames(path: Path | str) -> Iterator[Frame]:
             elif not time_ms > last:
                 time_ms = last + interval
             last = time_ms
-            yield Frame(index, time_ms, cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
+            image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+            yield Frame(index, time_ms, image)
+            # Its memory, still in the processor's caches, is the next frame's.
+            del image
             index += 1
     finally:
         capture.release()

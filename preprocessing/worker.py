@@ -186,6 +186,7 @@ def _watched(
         for frame in frames_of(clip):
             signal.setitimer(signal.ITIMER_REAL, seconds)
             yield frame
+            del frame  # not held while the next is read
             signal.setitimer(signal.ITIMER_REAL, seconds)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)

@@ -186,7 +186,8 @@ def test_the_camera_of_noisy_landmarks_is_the_best(model):
     turn = np.vstack([turn, np.cross(*turn)])
     np.testing.assert_allclose(turn @ turn.T, np.eye(3), atol=1e-9)
     best = residual(camera)
-    for step in (*(0.01 * np.eye(6)), *(-0.01 * np.eye(6))):
+    sizes = 0.01, -0.01, 1e-5, -1e-5
+    for step in (size * row for size in sizes for row in np.eye(6)):
         other = Camera.of_pose(
             rotation(np.degrees(step[:3])) @ turn, scale * np.exp(step[3]), offset + 10 * step[4:]
         )
@@ -199,8 +200,10 @@ def test_expressions_do_not_move_the_camera(model):
     moved[17:27] -= 15
     moved[48:] += 20
     np.testing.assert_array_equal(fit_camera(moved, model).matrix, fit_camera(still, model).matrix)
-    with pytest.raises(ValueError, match="on one spot"):
-        fit_camera(np.ones((68, 2)), model)
+    line = np.outer(np.arange(68), [3, 1]).astype(np.float32)
+    for nothing in (np.ones((68, 2)), 300 + 1e-5 * line, line):
+        with pytest.raises(ValueError, match="on one spot or line"):
+            fit_camera(nothing, model)
 
 
 def test_a_face_that_looks_ahead_stays_as_it_is(model, plain):
