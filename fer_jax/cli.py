@@ -1,8 +1,8 @@
 """`fer-jax <command>`: parsing, and one line for every mistake of the user's.
 
 Exit codes: 0 done, 2 the user can fix it, 1 our bug, 3 done but some files could not be read
-(`preprocess`, `predict`), 4 the audit found a leak and `--strict` was asked for, 130 interrupted, 143
-terminated.
+(`preprocess`, `predict`), 4 the audit found a leak and `--strict` was asked for, 130 interrupted,
+143 terminated.
 """
 
 from __future__ import annotations

@@ -72,7 +72,7 @@ def landmark_clip(name: str, points: np.ndarray, fps: float = FPS, **fields) -> 
     frames = len(points)
     return Clip(
         **{
-            "clip_id": f"people/{name}", "corpus": "people", "fps": fps, "width": 320, "height": 240,
+            "clip_id": f"people/{name}", "corpus": "people", "fps": fps,
             "frame_index": np.arange(frames, dtype=np.int32),
             "time_ms": (np.arange(frames) * 1000 / fps).astype(np.float32),
             "face_found": np.ones(frames, bool), "box": np.zeros((frames, 4), np.float32),
@@ -98,7 +98,10 @@ def found_in(clips: list[Clip]) -> tuple[set[str], dict]:
     near = identities.near(())
     train = {content[c.clip_id] for c in clips if c.split == "train"}
     test = [c.clip_id for c in clips if c.split == "test"]
-    found = {c for c in test if any(o in train for o, _ in near.get(content[c], ()))}
+    found = {
+        c for c in test
+        if content[c] in train or any(o in train for o, _ in near.get(content[c], ()))
+    }  # fmt: skip
     assert report["parts"]["near_duplicates"]["train-test"]["clips"] == len(found)
     return found, report
 
@@ -179,7 +182,8 @@ def generated_faces(count: int) -> np.ndarray:
     for image in images:
         light = cv2.resize(rng.uniform(60, 220, (6, 6)).astype(np.float32), (48, 48))
         at = rng.uniform(-0.12, 0.12, (6, 2)) + [
-            [-0.35, -0.2], [0.35, -0.2], [-0.35, -0.4], [0.35, -0.4], [0, 0.15], [0, 0.5]]  # fmt: skip
+            [-0.35, -0.2], [0.35, -0.2], [-0.35, -0.4], [0.35, -0.4], [0, 0.15], [0, 0.5],
+        ]  # fmt: skip
         wide = rng.uniform(0.06, 0.25, (6, 2))
         for (cx, cy), (sx, sy) in zip(at, wide, strict=True):
             light -= rng.uniform(40, 110) * np.exp(-(((x - cx) / sx) ** 2) - ((y - cy) / sy) ** 2)
@@ -245,15 +249,19 @@ def test_videos_are_told_apart_by_scores_and_by_pictures_alone(stream):
     y, x = np.mgrid[:48, :48].astype(np.float32)
 
     def take(person: int) -> np.ndarray:
-        """[40, ...]: scores, or pictures of a face that sways and changes its mouth."""
-        track = people.take(person, "happy", 40)
+        """[80, ...]: scores, or pictures of a face that sways and moves mouth and brows."""
+        track = people.take(person, "happy", 80)
         if stream == "blendshapes":
             return np.abs(track[:, :52].real - track[0, :52].real) / 50
-        mouth, sway = (track[:, :1] - 160 - 120j) / 50, (track[:, 1] - track[0, 1]) / 5
+        sway = (track[:, 1] - track[0, 1]) / 5
+        moves = [_smooth(rng, 80) for _ in range(4)]
         return np.stack([
             moved(faces[person], s.real, s.imag)
-            - np.clip(90 * m.real * np.exp(-((x - 24) ** 2) / 60 - ((y - 34) ** 2) / 15), 0, 60)
-            for m, s in zip(mouth[:, 0], sway, strict=True)
+            - sum(
+                25 * m * np.exp(-((x - cx) ** 2) / 30 - ((y - cy) ** 2) / 15)
+                for m, (cx, cy) in zip(now, ((16, 14), (32, 14), (20, 34), (28, 34)), strict=True)
+            )
+            for s, *now in zip(sway, *moves, strict=True)
         ])  # fmt: skip
 
     def clip(name: str, values: np.ndarray, part: str) -> Clip:
@@ -270,7 +278,7 @@ def test_videos_are_told_apart_by_scores_and_by_pictures_alone(stream):
         first, other = take(i % 8), take(i % 8)
         clips += [clip(f"{i}", first, "train"), clip(f"{i}-other", other, "test")]
         clips.append(
-            clip(f"{i}-copy", first[int(rng.integers(6)) : 40 - int(rng.integers(6))], "test")
+            clip(f"{i}-copy", first[int(rng.integers(12)) : 80 - int(rng.integers(12))], "test")
         )
         planted.add(clips[-1].clip_id)
     assert found_in(clips)[0] == planted
@@ -293,7 +301,7 @@ def acted(clips: list[Clip], subjects: int) -> Iterator[Clip]:
         if clip.recording not in takes:
             person = int(clip.subject) % 1000 - 1
             word = EMOTIONS[sum(map(ord, clip.emotion)) % len(EMOTIONS)]
-            takes[clip.recording] = people.take(person, word, int(people.rng.integers(40, 60)))
+            takes[clip.recording] = people.take(person, word, int(people.rng.integers(70, 110)))
         made = landmark_clip("", people.seen(takes[clip.recording]), clip.fps)
         names = ("frame_index", "time_ms", "face_found", "box", "landmarks68")
         yield clip.replace(**{name: getattr(made, name) for name in names})

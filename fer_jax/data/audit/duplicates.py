@@ -112,9 +112,9 @@ def _hits(nearest: np.ndarray, start: int, reach: float, most: int) -> list[np.n
     """i64[2, n]: the pairs within reach, of each row at most so many."""
     near = nearest <= reach
     crowded = near.sum(1) > most
-    near[crowded] &= (
-        nearest[crowded] <= np.partition(nearest[crowded], most - 1, 1)[:, most - 1, None]
-    )
+    if crowded.any():
+        some = nearest[crowded]
+        near[crowded] &= some <= np.partition(some, most - 1, axis=1)[:, most - 1, None]
     rows, columns = np.nonzero(near)
     return [np.stack([rows + start, columns])]
 

@@ -38,8 +38,8 @@ _PUBLISHED = {
     for name in ("distances-104", "distances-259", "distances-368")
 } | {
     "blendshapes-27": Fitted(
-        "choice of blendshapes-27", "a published list fitted on fer2013's training part",  # Paper 5.
-        ("fer2013",), "train",
+        "choice of blendshapes-27", "a published list fitted on fer2013's training part",
+        ("fer2013",), "train",  # Paper 5.
     )
 }  # fmt: skip
 
