@@ -11,7 +11,7 @@ from typing import Any
 
 from fer_jax.config import Data, Protocol
 from fer_jax.data import audit, protocols
-from fer_jax.data.corpus import Corpus
+from fer_jax.data.corpus import Corpus, load
 from fer_jax.errors import UserError
 from fer_jax.evaluation.report import AUDIT_TITLES, render_page
 from fer_jax.progress import Progress
@@ -39,8 +39,7 @@ def audit_splits(
                 "--protocol random-kfold or another -kfold"
             )
         wanted = [dataclasses.replace(protocol, fold=fold) for fold in range(protocol.folds)]
-    found = clips if len(clips.streams) == 0 else _without_streams(clips)
-    splits = [protocols.make_split(found, one) for one in wanted]
+    splits = [protocols.make_split(_without_streams(clips), one) for one in wanted]
     identities = audit.Identities(clips)
     reports = []
     with Progress("audit", "splits") as progress:
@@ -56,8 +55,6 @@ def audit_splits(
 
 def _without_streams(clips: Corpus) -> Corpus:
     """The same records, read for their metadata alone."""
-    from fer_jax.data.corpus import load
-
     return load(clips.dir, streams=())
 
 
@@ -67,7 +64,7 @@ def render(reports: Sequence[Mapping[str, Any]]) -> str:
         return "\n".join(f"{one['protocol']}: {one['verdict']}" for one in reports)
     (report,) = reports
     sides = ("train-test", "train-validation", "validation-test")
-    rows = [("clips of the second part known to the first", *sides)]
+    rows: list[tuple[str, ...]] = [("clips of the second part known to the first", *sides)]
     for name, title in AUDIT_TITLES.items():
         cells = [report["parts"][name].get(side) for side in sides]
         if any(cell and cell["of"] for cell in cells):
