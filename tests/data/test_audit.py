@@ -254,7 +254,8 @@ def test_names_of_two_corpora_are_two_peoples():
 @pytest.mark.parametrize(
     ("features", "corpus", "share"),
     [("distances-368", "ravdess", 1), ("distances-104", "crema-d", 1),
-     ("distances-2278", "ravdess", 0), ("distances-259", "folder", 0), ("blendshapes-27", "fer2013", 0)],
+     ("distances-2278", "ravdess", 0), ("distances-259", "folder", 0),
+     ("blendshapes-27", "fer2013", 0)],
 )  # fmt: skip
 def test_published_selections_are_told_by_their_corpora(features, corpus, share):
     """blendshapes-27 were counted on FER2013's official training part: fit for its test part."""
