@@ -73,8 +73,8 @@ def evaluate(
       the content of metrics.json: accuracy, uar, macro_f1, per_class, n and confusion (see
       `training.metrics.compute`), ci95 with ci95_clusters (what was drawn) and ci95_drawn (of how
       many), by_clip and by_vote where a clip gives several samples, landmark_error where the model
-      localises landmarks, cross_entropy, classes, protocol, split,
-      split_sha256, subject_overlap, twin_overlap, audit, audit_parts (see `audit`), data_sha256, code_version, hardware,
+      localises landmarks, cross_entropy, classes, protocol, split, split_sha256, subject_overlap,
+      twin_overlap, audit (its verdict), audit_parts, data_sha256, code_version, hardware,
       experiment, epoch, notes (of the run's data and first parameters), and reported: what the
       config says that the paper reports.
 

@@ -1,13 +1,16 @@
+import io
 import json
 from collections import Counter
 from itertools import product
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from fer_jax.config import Protocol
-from fer_jax.data.audit import Identities, audit, content_hash
+from fer_jax.config import Data, Protocol
+from fer_jax.data.audit import Identities, audit, content_hash, refuse
 from fer_jax.data.protocols import make_split
+from fer_jax.errors import LeakError
 from fer_jax.records import Clip
 
 
@@ -93,6 +96,14 @@ def test_folds_are_audited_from_one_reading(ravdess):
     assert set(reads.values()) == {1} and len(reads) == 4904
 
 
+def picture(pixels: bytes) -> bytes:
+    """A PNG of noise, another for each text."""
+    rng = np.random.default_rng([len(pixels), *pixels])
+    encoded = io.BytesIO()
+    Image.fromarray(rng.integers(0, 255, (16, 16), np.uint8)).save(encoded, "PNG")
+    return encoded.getvalue()
+
+
 def image(number, pixels=b"", split="train", **fields):
     return Clip(
         clip_id=f"test/{number}",
@@ -104,7 +115,7 @@ def image(number, pixels=b"", split="train", **fields):
         face_found=np.ones(1, bool),
         box=np.zeros((1, 4), np.float32),
         blendshapes=np.full((1, 52), len(pixels), np.float32),
-        crops=(pixels,),
+        crops=(picture(pixels),),
         **fields,
     )
 
@@ -116,15 +127,23 @@ def test_exact_copies_are_found_and_silence_is_none():
     train = [image(i, bytes(range(i))) for i in range(8)]
     test = [image(10, bytes(range(3)), "test"), image(11, b"\xff" * 3, "test")]
     report = audit(clips := [*train, *test], make_split(clips, OFFICIAL))
+    table = report.pop("parts")
+    assert table["near_duplicates"]["train-test"] == {"clips": 1, "of": 2, "share": 0.5}
+    assert table["near_duplicates"]["train-validation"]["share"] is None
+    assert report.pop("classes")["test"] == {"happy": 2}
     assert report == {
-        "verdict": "leaks: 50.0 % of test clips have an exact copy in training "
+        "verdict": "leaks: 50.0 % of test clips have a copy in training (50.0 % an exact one) "
         "(the records name no subjects and no recordings)",
         "subject_overlap": None,
         "twin_overlap": None,
         "near_duplicates": 0.5,
+        "exact_duplicates": 0.5,
         "statement_overlap": None,
         "statistics_outside_train": 0.0,
+        "selection_outside_train": None,
         "source_overlap": None,
+        "pairs": [{"sides": "train-test", "distance": 0.0, "clips": ["test/3", "test/10"]}],
+        "fitted": [],
     }
     assert json.loads(json.dumps(report)) == report
 
@@ -169,3 +188,91 @@ def test_test_clips_that_an_earlier_network_learned_from_are_a_leak(ravdess):
     assert report["verdict"] == wanted
     assert audit(ravdess, split, seen=set())["source_overlap"] == 0
     assert audit(ravdess, split)["source_overlap"] is None
+
+
+PLANTED = 500
+
+
+def planted(**fields) -> list[Clip]:
+    """Clips of as many training and test clips, and of each leak of a kind in the test part."""
+    clips = []
+    for i in range(PLANTED):
+        own = {name: f"{name}{i}" for name in ("subject", "recording", "statement")}
+        for part in ("train", "validation", "test"):
+            mine = {name: f"{value}-{part}" for name, value in own.items()}
+            clips.append(image(f"{part}{i}", split=part, **mine).replace(crops=None))
+            clips[-1] = clips[-1].replace(blendshapes=np.eye(52, dtype=np.float32)[:1] * len(clips))
+        leaked = {name: own[name] + "-train" for name in fields}
+        clips.append(clips[-1].replace(clip_id=f"test/leak{i}", **leaked))
+        blendshapes = np.eye(52, dtype=np.float32)[1:2] * (i + 1)
+        clips[-1] = clips[-1].replace(blendshapes=blendshapes)
+    return clips
+
+
+@pytest.mark.parametrize(
+    ("field", "name"),
+    [("subject", "subject_overlap"), ("recording", "twin_overlap"),
+     ("statement", "statement_overlap")],
+)  # fmt: skip
+def test_every_planted_subject_twin_and_statement_is_found(field, name):
+    clips = planted(**{field: True})
+    report = audit(clips, make_split(clips, Protocol(name="official", validation=0.1)))
+    parts = report["parts"]
+    assert parts[name]["train-test"] == {"clips": PLANTED, "of": 2 * PLANTED, "share": 0.5}
+    assert parts[name]["train-validation"]["clips"] == 0
+    assert parts[name]["validation-test"]["clips"] == 0
+    others = {"subject_overlap", "twin_overlap", "statement_overlap", "near_duplicates"} - {name}
+    assert all(report[other] == 0 for other in others)
+    assert report["verdict"].startswith("clean" if field == "statement" else "leaks: 50.0 %")
+
+
+def test_every_planted_statistic_is_found():
+    clips = planted()
+    split = make_split(clips, Protocol(name="official", validation=0.1))
+    used = [*split.train, *split.test[:PLANTED]]
+    found = audit(clips, split, statistics=used)["parts"]["statistics_outside_train"]
+    assert found["train-test"] == {"clips": PLANTED, "of": 2 * PLANTED, "share": 0.5}
+
+
+def test_what_validation_shares_is_said_and_is_no_leak_of_the_test():
+    clips = [image(i, bytes([i]), ("train", "validation", "test")[i % 3]) for i in range(9)]
+    clips = [c.replace(subject=("a", "a", "b")[i % 3]) for i, c in enumerate(clips)]
+    report = audit(clips, make_split(clips, Protocol(name="official", validation=0.1)))
+    wanted = "clean; 100.0 % of validation clips show a subject of training (a leak of model"
+    assert report["verdict"].startswith(wanted)
+    assert report["subject_overlap"] == 0
+
+
+def test_names_of_two_corpora_are_two_peoples():
+    clips = [image(0, b"a"), image(1, b"b", "test")]
+    one, two = (c.replace(subject="1", recording="1", statement="1") for c in clips)
+    two = two.replace(corpus="another")
+    report = audit([one, two], make_split([one, two], OFFICIAL))
+    assert report["subject_overlap"] == report["twin_overlap"] == report["statement_overlap"] == 0
+
+
+@pytest.mark.parametrize(
+    ("features", "corpus", "share"),
+    [("distances-368", "ravdess", 1), ("distances-104", "crema-d", 1),
+     ("distances-2278", "ravdess", 0), ("distances-259", "folder", 0),
+     ("blendshapes-27", "fer2013", 0)],
+)  # fmt: skip
+def test_published_selections_are_told_by_their_corpora(features, corpus, share):
+    """blendshapes-27 were counted on FER2013's official training part: fit for its test part."""
+    clips = [image(0, b"a"), image(1, b"b", "test")]
+    clips = [c.replace(corpus=corpus, subject=c.clip_id, recording=c.clip_id) for c in clips]
+    report = audit(clips, make_split(clips, OFFICIAL), data=Data(features=features))
+    assert report["selection_outside_train"] == share
+    list_ = "selection: a published list fitted on crema-d and ravdess"
+    assert (list_ in report["verdict"]) == bool(share)
+    assert {"what": "z-score", "where": "the training part"} in report["fitted"]
+
+
+def test_a_leak_is_refused_unless_it_is_named(ravdess):
+    report = audit(ravdess, make_split(ravdess, Protocol(name="random-kfold")))
+    with pytest.raises(LeakError, match=r"leaks: .*: add twins,subjects$"):
+        refuse(report, (), "add {}")
+    with pytest.raises(LeakError, match=r"add twins,subjects$"):
+        refuse(report, ("twins",), "add {}")
+    refuse(report, ("subjects", "twins"), "add {}")
+    refuse(audit(ravdess, make_split(ravdess, Protocol())), (), "add {}")

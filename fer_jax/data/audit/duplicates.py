@@ -19,7 +19,7 @@ Pairs = Mapping[int, Sequence[tuple[int, float]]]
 #: Mean squared distance over that of chance movement, above which two tracks are different takes;
 #: and the error of measurement, as a root mean square in the track's own unit (points: the face's
 #: size; scores: 1), below which they are one though nothing moves.
-_MOVES = {"landmarks478": 0.1, "landmarks68": 0.15, "blendshapes": 0.25, "picture": 0.3}
+_MOVES = {"landmarks478": 0.1, "landmarks68": 0.19, "blendshapes": 0.2, "picture": 0.55}
 _STILL = {"landmarks478": 0.008, "landmarks68": 0.008, "blendshapes": 0.012}
 #: Two pictures of one photograph: band-passed, they correlate by more than this.
 _SAME_PICTURE = 0.88
@@ -32,7 +32,7 @@ _REACH = {"landmarks478": 0.15, "landmarks68": 0.15, "blendshapes": 0.36, "pictu
 #: Frames of a clip that are looked for, among how many of another.
 _ASKED, _KNOWN = 4, 32
 #: Candidates that are compared, the nearest, by whether clips are images.
-_MOST = {True: 64, False: 24}
+_MOST = {True: 64, False: 8}
 #: Numbers in a block of distances: 64 MB.
 _BLOCK = 2**24
 _PAIRS_AT_ONCE = 2048
@@ -78,7 +78,7 @@ def _candidates(some: Sequence[Signature], kind: str, still: bool) -> tuple[np.n
     known = 1 if still else _KNOWN
     asked = 1 if still else _ASKED
     base: np.ndarray | None = None
-    for i, one in enumerate(some):
+    for i, one in enumerate(some):  # Not all at once: thumbnails are larger than descriptors.
         rows = _descriptors(one.values[_evenly(len(one.values), known)], kind)
         if base is None:
             base = np.empty((known, len(some), rows.shape[1]), np.float32)
@@ -112,9 +112,9 @@ def _hits(nearest: np.ndarray, start: int, reach: float, most: int) -> list[np.n
     """i64[2, n]: the pairs within reach, of each row at most so many."""
     near = nearest <= reach
     crowded = near.sum(1) > most
-    near[crowded] &= (
-        nearest[crowded] <= np.partition(nearest[crowded], most - 1, 1)[:, most - 1, None]
-    )
+    if crowded.any():
+        some = nearest[crowded]
+        near[crowded] &= some <= np.partition(some, most - 1, axis=1)[:, most - 1, None]
     rows, columns = np.nonzero(near)
     return [np.stack([rows + start, columns])]
 
@@ -165,7 +165,7 @@ def _aligned(a: np.ndarray, b: np.ndarray, stream: str) -> float:
     """Least distance over all lags; points are free to be moved, turned and scaled as a whole."""
     a, b = (x.astype(np.complex128 if np.iscomplexobj(x) else np.float64) for x in (a, b))
     n, parts = _lags(len(a), len(b))
-    cross = _diagonals(np.conj(a) @ b.T, n, parts)
+    cross = _diagonals(_products(a, b), n, parts)
     (energy_a, mean_a), (energy_b, mean_b) = (
         _moments(x, start, n) for x, start in ((a, parts[0]), (b, parts[1]))
     )
@@ -196,6 +196,11 @@ def _lags(frames_a: int, frames_b: int) -> tuple[np.ndarray, tuple[np.ndarray, n
     start_a, start_b = np.maximum(lag, 0), np.maximum(-lag, 0)
     n = np.minimum(frames_a - start_a, frames_b - start_b)
     return n, (start_a, start_b)
+
+
+def _products(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """[Ta, Tb] inner products. Not by BLAS, whose threads take longer to begin than this does."""
+    return np.einsum("id,jd->ij", np.conj(a), b)
 
 
 def _diagonals(
@@ -311,7 +316,7 @@ def _film_distance(a: np.ndarray, b: np.ndarray) -> float:
     n, starts = _lags(len(a), len(b))
     squared = (
         _moments(low_a, starts[0], n)[0] + _moments(low_b, starts[1], n)[0]
-        - 2 * _diagonals(low_a @ low_b.T, n, starts)
+        - 2 * _diagonals(_products(low_a, low_b), n, starts)
     )  # fmt: skip
     k = int(np.argmin(squared))
     a = _details(a[starts[0][k] : starts[0][k] + n[k]])

@@ -54,8 +54,8 @@ def audit(
       where they say it of none:
       subject_overlap: their subject also trains;
       twin_overlap: their recording also trains, e.g. as RAVDESS's video-only copy;
-      near_duplicates: a training clip shows the same, though it may have been encoded again, scaled,
-        shifted by a few pixels or cut (exact_duplicates: its extracted streams are equal);
+      near_duplicates: a training clip shows the same, though it may have been encoded again,
+        scaled, shifted by a few pixels or cut (exact_duplicates: its extracted streams are equal);
       statement_overlap: what they say is also said in training;
       statistics_outside_train: they are among `statistics`;
       selection_outside_train: a published choice of features was made on their corpus;
@@ -102,7 +102,7 @@ def _count(found: int, of: int) -> dict[str, Any]:
 def _table(
     known: Mapping[str, Sequence[Identity]], near: Mapping[str, Sequence[tuple[str, float]]]
 ) -> tuple[dict[str, dict[str, dict[str, Any]]], float | None]:
-    """By kind and sides what is known, and the share of test clips with an equal one in training."""
+    """By kind and sides what is known, and the share of test clips that training has exactly."""
     table: dict[str, dict[str, dict[str, Any]]] = {name: {} for name in KEYS}
     exact = None
     for first, second in _SIDES:

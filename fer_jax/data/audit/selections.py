@@ -32,14 +32,14 @@ _OURS = "the training part"
 #: Features whose choice was published, and what it was made on.
 _PUBLISHED = {
     name: Fitted(
-        f"choice of {name}", "a published list, fitted on crema-d and ravdess (paper 1's annex: "
-        "120,000 frames of both)", ("crema-d", "ravdess"),
+        f"choice of {name}", "a published list fitted on crema-d and ravdess",  # Paper 1's annex.
+        ("crema-d", "ravdess"),
     )
     for name in ("distances-104", "distances-259", "distances-368")
 } | {
     "blendshapes-27": Fitted(
-        "choice of blendshapes-27", "a published list, counted on fer2013's training part (paper "
-        "5)", ("fer2013",), "train",
+        "choice of blendshapes-27", "a published list fitted on fer2013's training part",
+        ("fer2013",), "train",  # Paper 5.
     )
 }  # fmt: skip
 

@@ -110,7 +110,8 @@ def _shape_of(points: np.ndarray, stream: str) -> np.ndarray:
     """complex[T, L] -> complex[T, 1 + 16]: turned, scaled and moved as the points are, and with
     about their distances (Johnson and Lindenstrauss, 1984), as a root mean square over points."""
     origin = np.nanmean(points[:, 0])  # Far from zero, float32 would round the differences.
-    return (points - origin) @ _projection(stream, points.shape[1])
+    # Not by BLAS, whose threads take longer to begin than this does.
+    return np.einsum("tl,lk->tk", points - origin, _projection(stream, points.shape[1]))
 
 
 @cache
