@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from fer_jax import parser
+from fer_jax.cli import main
 from fer_jax.data.corpus import load
 from fer_jax.errors import UserError
 from preprocessing import corpora
@@ -169,7 +170,7 @@ def test_excluded_clips_are_not_built_and_are_named(built, tmp_path):
 def test_help_names_every_corpus(capsys):
     assert sorted(corpora.CORPORA) == sorted(parser.CORPORA)
     with pytest.raises(SystemExit):
-        cli.main(["preprocess", "--help"])
+        main(["preprocess", "--help"])
     text = "".join(capsys.readouterr().out.split()).replace("-", "")
     for name in corpora.CORPORA:
         assert name.replace("-", "") in text
