@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import time
 from pathlib import Path
 from typing import Any
@@ -23,11 +25,26 @@ def experiment(records: Path) -> Experiment:
     )
 
 
+def _describe(raw: Path) -> Path:
+    """The table of the videos, which bear names like CREMA-D's and are none of its clips."""
+    from preprocessing.corpora import scan
+
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(("path", "emotion", "subject", "statement", "intensity"))
+    for clip in scan("crema-d", raw):
+        table.writerow((clip.source, clip.emotion, clip.subject, clip.statement, clip.intensity))
+    path = raw / "clips.csv"
+    path.write_text(text.getvalue())
+    return path
+
+
 def demo(out: Path, *, workers: int | None = None, seed: int = 0) -> tuple[dict[str, Any], str]:
     """Generate videos, preprocess, audit, train, evaluate, report, predict one unseen video.
 
     Args:
-      out: receives raw/ (mp4 files named as CREMA-D names its own), records/, run/ and predicted/.
+      out: receives raw/ (mp4 files and clips.csv, which says who shows what), records/, run/ and
+        predicted/.
       workers: processes for generation and preprocessing; None is one a core.
       seed: of the generated corpus.
 
@@ -53,12 +70,13 @@ def demo(out: Path, *, workers: int | None = None, seed: int = 0) -> tuple[dict[
     _, _, usable, message = next(row for row in check_models() if row[0] == LANDMARKER)
     outputs = ["landmarks", "crops", *(["blendshapes"] if usable else [])]
     note = "" if usable else f"without blendshapes: {LANDMARKER} {message}"
+    table = _describe(raw)
     with Progress("preprocess", "clips") as progress:
         report = preprocess(
-            "crema-d",
-            raw,
+            "csv",
+            table,
             records,
-            recipe=make_recipe("crema-d", outputs),
+            recipe=make_recipe("csv", outputs),
             workers=workers,
             on_progress=lambda done, total, bad: progress(done, total, f"{bad} quarantined"),
         )
