@@ -12,8 +12,8 @@ import pytest
 from fer_jax.cli import main, make_parser
 
 COMMANDS = (
-    "demo", "preprocess", "inspect", "audit", "importance", "train", "crossval", "evaluate",
-    "compare", "predict", "extract", "models", "bench", "doctor",
+    "demo", "generate", "preprocess", "inspect", "audit", "importance", "train", "crossval",
+    "evaluate", "compare", "predict", "extract", "models", "bench", "doctor",
 )  # fmt: skip
 
 
