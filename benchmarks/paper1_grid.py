@@ -76,15 +76,12 @@ class Job:
 
 def _generate(folder: Path, scale: float, folds: int) -> None:
     """Both corpora; of a trial's share every emotion and subject keeps its part."""
-    from benchmarks import generated_corpora
+    from preprocessing.generate import KINDS, generate
 
     for name, frames in FRAMES.items():
-        clips = list(getattr(generated_corpora, name)())
-        kept = max(10 * folds, round(scale * len(clips)))
-        # Steps of a whole number and a half end on other emotions, subjects and twins each time.
-        chosen = [clips[i * len(clips) // kept] for i in range(kept)]
-        made = generated_corpora.with_landmarks(chosen, frames)
-        generated_corpora.write(folder / name, list(made))
+        kind = name.replace("_", "-")
+        clips = sum(1 for _ in KINDS[kind].clips())
+        generate(kind, folder / name, scale=max(scale, 10 * folds / clips), frames=frames)
 
 
 def _begin(cores: int, share: float) -> None:

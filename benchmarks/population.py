@@ -66,20 +66,20 @@ def _experiment(shape: Shape, records: str) -> Any:
 
 
 def _write_records(shape: Shape, out: Path) -> None:
-    from benchmarks import generated_corpora
+    from preprocessing.generate import Maker, crema_d, write
 
     experiment = _experiment(shape, str(out))
     train = shape.steps * experiment.train.batch
-    found = islice((clip for _ in range(2) for clip in generated_corpora.crema_d()), train + 6)
+    found = islice((clip for _ in range(2) for clip in crema_d()), train + 6)
     clips = [
         clip.replace(clip_id=f"{clip.clip_id}-{i}", split="train" if i < train else "test")
         for i, clip in enumerate(found)
     ]
-    blendshapes = experiment.data.features.startswith("blendshapes")
-    make = generated_corpora.with_blendshapes
-    if not blendshapes:
-        make = partial(generated_corpora.with_landmarks, frames=experiment.data.frames)
-    generated_corpora.write(out, list(make(clips)))
+    output, frames = "landmarks", experiment.data.frames
+    if experiment.data.features.startswith("blendshapes"):
+        output, frames = "blendshapes", 1
+    make = Maker("crema-d", (output,))
+    write(out, (make(clip, frames) for clip in clips), len(clips))
 
 
 class _Turns:

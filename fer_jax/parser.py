@@ -59,6 +59,29 @@ def make_parser() -> argparse.ArgumentParser:
     p.add_argument("--seed", type=int, default=0)
 
     p = add(
+        "generate",
+        commands.generate,
+        "Records of generated people, in a corpus's structure, whose best accuracy is known.",
+        "fer-jax generate ravdess records/ --scale 0.1",
+    )
+    p.add_argument(
+        "kind",
+        metavar="CORPUS",
+        help="one that a paper uses: crema-d, ravdess, sase-fe, oulu-casia, fer2013, affectnet, "
+        "ck+-frames, jaffe, ised-frames",
+    )
+    p.add_argument("out", type=Path, metavar="OUT", help="the record directory to write")
+    p.add_argument(
+        "--outputs", default="landmarks", help="of landmarks, blendshapes, crops, frontal"
+    )
+    p.add_argument("--scale", type=float, default=1.0, help="share of the corpus (default: 1)")
+    p.add_argument("--subjects", type=int, default=0, help="default: the corpus's own number")
+    p.add_argument("--frames", type=int, default=0, help="of a video (default: the corpus's own)")
+    p.add_argument("--crop-size", type=int, default=48, help="side of a picture, pixels")
+    p.add_argument("--crop-color", default="gray", choices=("gray", "rgb"))
+    p.add_argument("--seed", type=int, default=0)
+
+    p = add(
         "preprocess",
         commands.preprocess,
         "Turn videos and images into a record directory.",

@@ -13,7 +13,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import chain, islice, product
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +33,11 @@ OUTPUTS = ("landmarks", "blendshapes", "crops", "frontal")
 _SHARD = 1000
 
 
-def crema_d() -> Iterator[Clip]:
-    """7,442 clips without frames: 91 actors; 1,271 of each emotion, 1,087 of NEU."""
+def crema_d(actors: int = 91) -> Iterator[Clip]:
+    """Clips without frames: of 91 actors 7,442, 1,271 of each emotion, 1,087 of NEU."""
     words = CORPUS_WORDS["crema-d"]
-    left = {word: 1087 if word == "NEU" else 1271 for word in words}
-    for actor, sentence, word in product(range(1001, 1092), SENTENCES, words):
+    left = {word: (1087 if word == "NEU" else 1271) * actors // 91 for word in words}
+    for actor, sentence, word in product(range(1001, 1001 + actors), SENTENCES, words):
         levels = ("LO", "MD", "HI") if sentence == "IEO" and word != "NEU" else ("XX",)
         for level in levels[: left[word]]:
             left[word] -= 1
@@ -49,10 +49,11 @@ def crema_d() -> Iterator[Clip]:
             )  # fmt: skip
 
 
-def ravdess() -> Iterator[Clip]:
-    """4,904 clips without frames: 24 actors, 8 emotions, and every recording twice."""
+def ravdess(actors: int = 24) -> Iterator[Clip]:
+    """Clips without frames of 8 emotions, every recording twice; of 24 actors 4,904."""
     words = CORPUS_WORDS["ravdess"]
-    for channel, actor, (emotion, word) in product(("01", "02"), range(1, 25), enumerate(words, 1)):
+    people = range(1, actors + 1)
+    for channel, actor, (emotion, word) in product(("01", "02"), people, enumerate(words, 1)):
         if channel == "02" and (actor == 18 or emotion > 6):
             continue
         strengths = ("01",) if word == "neutral" else ("01", "02")
@@ -66,10 +67,10 @@ def ravdess() -> Iterator[Clip]:
                 )  # fmt: skip
 
 
-def oulu_casia() -> Iterator[Clip]:
-    """480 clips without frames: 80 people, six emotions each, in strong light."""
+def oulu_casia(people: int = 80) -> Iterator[Clip]:
+    """Clips without frames: six emotions of each person, in strong light; of 80 people 480."""
     words = ("Anger", "Disgust", "Fear", "Happiness", "Sadness", "Surprise")
-    for person, word in product(range(1, 81), words):
+    for person, word in product(range(1, people + 1), words):
         name = f"P{person:03d}/{word}"
         yield Clip(
             clip_id=f"oulu-casia/{name}", corpus="oulu-casia", subject=f"P{person:03d}",
@@ -77,9 +78,9 @@ def oulu_casia() -> Iterator[Clip]:
         )  # fmt: skip
 
 
-def sase_fe() -> Iterator[Clip]:
+def sase_fe(people: int = 54) -> Iterator[Clip]:
     """648 clips without frames: 54 people, six emotions, felt and acted."""
-    for person, word in product(range(1, 55), CORPUS_WORDS["sase-fe"]):
+    for person, word in product(range(1, people + 1), CORPUS_WORDS["sase-fe"]):
         name = f"{person:02d}/{word}"
         yield Clip(
             clip_id=f"sase-fe/{name}", corpus="sase-fe", subject=f"{person:02d}", emotion=word,
@@ -157,9 +158,10 @@ def affectnet() -> Iterator[Clip]:
 
 @dataclass(frozen=True)
 class Kind:
-    """A corpus: its clips without frames, their mean number of frames, where the face lies."""
+    """A corpus: its clips without frames, of so many subjects where it names them; their mean
+    number of frames; where the face lies."""
 
-    clips: Callable[[], Iterator[Clip]]
+    clips: Callable[..., Iterator[Clip]]
     frames: int
     corner: tuple[float, float]
 
@@ -175,6 +177,8 @@ KINDS: Mapping[str, Kind] = {
     "jaffe": Kind(jaffe, 1, (0, 0)),
     "ised-frames": Kind(ised_frames, 1, (0, 0)),
 }
+#: Those whose number of people can be chosen.
+_OF_PEOPLE = ("crema-d", "ravdess", "oulu-casia", "sase-fe")
 #: What the five papers read, small: outputs, share of the recordings, frames of a video.
 _PAPERS: Mapping[str, tuple[tuple[str, ...], float, int]] = {
     "crema-d": (("landmarks",), 0.08, 12),
@@ -194,6 +198,7 @@ def generate(
     out: str | Path,
     *,
     outputs: Sequence[str] = ("landmarks",),
+    subjects: int = 0,
     scale: float = 1.0,
     frames: int = 0,
     seed: int = 0,
@@ -209,6 +214,7 @@ def generate(
       kind: of `KINDS`.
       out: the record directory to make.
       outputs: streams, of `OUTPUTS`. Crops and frontal views are drawings of the landmarks.
+      subjects: how many there are; 0 is the corpus's own number.
       scale: the share of recordings that is kept, twins together; every subject, emotion and part
         keeps about its share.
       frames: mean number of a video; 0 is the corpus's own. Lengths spread by a fifth.
@@ -226,17 +232,22 @@ def generate(
         raise UserError(f"scale {scale:g}: give a share of the corpus, above 0 and at most 1")
     if out.exists():
         raise UserError(f"{out} is there already: name a new directory")
-    clips = list(chosen(list(KINDS[kind].clips()), scale))
+    people = () if not subjects else (subjects,)
+    if subjects < 0 or (people and kind not in _OF_PEOPLE):
+        raise UserError(
+            f"{subjects} subjects: give a number above 0, and one of {', '.join(_OF_PEOPLE)}"
+        )
+    clips = list(chosen(list(KINDS[kind].clips(*people)), scale))
     if not clips:
         raise UserError(f"scale {scale:g} leaves no clip of {kind}: give a larger share")
     mean = frames if frames and KINDS[kind].frames > 1 else KINDS[kind].frames
     lengths = {clip.recording: _length(clip.recording, mean, seed) for clip in clips}
     known = {
-        "kind": kind, "seed": seed, "truth": streams.to_json(truth),
+        "kind": kind, "seed": seed, "truth": vars(truth),
         "emotions": Counter(clip.emotion for clip in clips),
         "frames": Counter(lengths[clip.recording] for clip in clips),
     }  # fmt: skip
-    make = _Maker(KINDS[kind], tuple(outputs), truth, seed, crop_size, crop_color == "rgb")
+    make = Maker(kind, outputs, truth, seed, crop_size, crop_color == "rgb")
     images = {name: (crop_size, crop_size, 3 if crop_color == "rgb" else 1)
               for name in ("crops", "frontal") if name in outputs}  # fmt: skip
     made = (make(clip, lengths[clip.recording]) for clip in clips)
@@ -268,7 +279,6 @@ def chosen(clips: Sequence[Clip], scale: float) -> Iterator[Clip]:
     kept: dict[str, bool] = {}
     for clip in clips:
         if clip.recording not in kept:
-            # By emotion over all subjects and by subject over all emotions, as far as both can be.
             group = clip.split, clip.emotion
             seen[group] += 1
             number = seen[group]
@@ -283,13 +293,20 @@ def _length(recording: str, mean: int, seed: int) -> int:
     return max(2, round(streams.random_of("length", recording, seed).normal(mean, mean / 5)))
 
 
-class _Maker:
-    """Gives clips their frames."""
+class Maker:
+    """Gives clips their frames; the arguments are those of `generate`."""
 
     def __init__(
-        self, kind: Kind, outputs: tuple[str, ...], truth: Truth, seed: int, size: int, rgb: bool
+        self,
+        kind: str,
+        outputs: Sequence[str],
+        truth: Truth | None = None,
+        seed: int = 0,
+        size: int = 48,
+        rgb: bool = False,
     ):
-        self._kind, self._outputs, self._truth, self._seed = kind, outputs, truth, seed
+        self._corner, self._outputs = KINDS[kind].corner, outputs
+        self._truth, self._seed = truth or Truth(), seed
         self._matrix, self._draw = streams.drawing(size, rgb)
 
     def __call__(self, clip: Clip, frames: int) -> Clip:
@@ -297,7 +314,7 @@ class _Maker:
         subject = clip.subject or clip.recording
         z = streams.expression(truth, subject, take, clip.emotion, seed)
         index = np.arange(frames, dtype=np.int32)
-        corner = np.array(self._kind.corner)
+        corner = np.array(self._corner)
         box = np.concatenate([corner, corner + SIDE])
         found: dict[str, Any] = {
             "frame_index": index,
@@ -309,13 +326,11 @@ class _Maker:
         if set(self._outputs) - {"blendshapes"}:
             points = streams.landmarks(truth, subject, take, z, frames, seed)
             if "landmarks" in self._outputs:
-                found["landmarks68"] = streams.to_source(points, corner)
-            pictures = [self._draw(one) for one in points] if "crops" in self._outputs or (
-                "frontal" in self._outputs
-            ) else []  # fmt: skip
-            for name in ("crops", "frontal"):
-                if name in self._outputs:
-                    found[name] = pictures
+                found["landmarks68"] = np.asarray(points + corner, np.float32)
+            pictures = [name for name in ("crops", "frontal") if name in self._outputs]
+            if pictures:
+                drawn = [self._draw(one) for one in points]
+                found |= dict.fromkeys(pictures, drawn)
             if "crops" in self._outputs:
                 matrix = self._matrix.copy()
                 matrix[:, 2] -= matrix[:, :2] @ corner
@@ -336,21 +351,17 @@ def write(
     """The record directory of these `count` clips of one corpus with the same streams, which
     `fer_jax.data.corpus.load` reads."""
     out.mkdir(parents=True)
-    shards, first = [], next(clips)
-    name, held = first.corpus, first.streams
-
-    def payloads(number: int) -> Iterator[bytes]:
-        for i in range(number):
-            clip = first if not shards and i == 0 else next(clips)
-            yield encode(clip)
-
-    parts = -(-count // _SHARD)
-    for part in range(parts):
-        path = out / writer.shard_name(name, part, parts)
-        shards.append(writer.write_shard(path, payloads(min(_SHARD, count - part * _SHARD))))
+    first = next(clips)
+    name, every, parts = first.corpus, chain([first], clips), -(-count // _SHARD)
+    shards = [
+        writer.write_shard(
+            out / writer.shard_name(name, part, parts), map(encode, islice(every, _SHARD))
+        )
+        for part in range(parts)
+    ]
     numbers, size = [shard.records for shard in shards], sum(shard.bytes for shard in shards)
     writer.write_dataset_info(
-        out, name, numbers, size, held, image_shapes or {}, "png", metadata or {}
+        out, name, numbers, size, first.streams, image_shapes or {}, "png", metadata or {}
     )
     return out
 

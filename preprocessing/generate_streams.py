@@ -19,10 +19,10 @@ saw: `best_accuracy` is what nobody can beat. Twins show the same frames.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -53,11 +53,11 @@ class Truth:
       noise: deviation of each coordinate in each frame.
     """
 
-    separation: float = 36.0
-    subject: float = 12.0
-    style: float = 4.0
-    take: float = 12.0
-    identity: float = 3.0
+    separation: float = 50.0
+    subject: float = 6.0
+    style: float = 2.0
+    take: float = 18.0
+    identity: float = 1.0
     noise: float = 1.0
 
     def deviation(self, frames: np.ndarray, known_subject: bool = False) -> np.ndarray:
@@ -246,12 +246,3 @@ def drawing(size: int, colour: bool) -> tuple[np.ndarray, Callable[[np.ndarray],
         return cv2.imencode(".png", image)[1].tobytes()
 
     return matrix, draw
-
-
-def to_source(points: np.ndarray, corner: Sequence[float]) -> np.ndarray:
-    """Landmarks of the face's square, in pixels of the source where its corner lies."""
-    return np.asarray(points + np.asarray(corner), np.float32)
-
-
-def to_json(truth: Truth) -> dict[str, Any]:
-    return dict(vars(truth))

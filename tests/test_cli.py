@@ -13,8 +13,9 @@ from fer_jax.cli import main
 from fer_jax.parser import make_parser
 
 COMMANDS = (
-    "demo", "preprocess", "inspect", "audit", "split", "importance", "train", "crossval",
-    "evaluate", "compare", "predict", "extract", "models", "reproduce", "bench", "doctor",
+    "demo", "generate", "preprocess", "inspect", "audit", "split", "importance", "train",
+    "crossval", "evaluate", "compare", "predict", "extract", "models", "reproduce", "bench",
+    "doctor",
 )  # fmt: skip
 
 
