@@ -93,7 +93,9 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         for name in ("ratio_xla", "ratio_pytorch")
     }
     figures = ("ours_ms", "gflop", "mib", "roof_ms")
-    total = {name: round(sum(one[name] for one in shapes.values()), 3) for name in figures}
+    total: dict[str, float] = {}
+    for name in figures:
+        total[name] = round(sum(one[name] for one in shapes.values()), 3)
     total["share_of_roof"] = round(total["roof_ms"] / total["ours_ms"], 3)
     return {**least, **total, "shapes": shapes}
 

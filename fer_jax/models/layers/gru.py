@@ -88,7 +88,7 @@ def _gru(name, dtype, x, kernel, recurrent_kernel, bias, initial, mask):
 
 def _gru_forward(name, dtype, x, kernel, recurrent_kernel, bias, initial, mask):
     h, last, kept = _scan(name, dtype, x, kernel, recurrent_kernel, bias, initial, mask, keep=True)
-    return (h, last), (x, kernel, recurrent_kernel, bias, initial, mask, *kept)
+    return (h, last), ((x, kernel, recurrent_kernel, bias, initial, mask), kept)
 
 
 def _gru_backward(name, dtype, kept, cotangents):
@@ -96,7 +96,7 @@ def _gru_backward(name, dtype, kept, cotangents):
 
 
 def _backward(name, dtype, whole, kept, cotangents):
-    x, kernel, recurrent_kernel, bias, initial, mask, h_before, squashed, inner = kept
+    (x, kernel, recurrent_kernel, bias, initial, mask), (h_before, squashed, inner) = kept
     dh_all, dlast = cotangents
     hidden, kind = recurrent_kernel.shape[0], initial.dtype
     back = turned(whole, recurrent_kernel).astype(dtype)
