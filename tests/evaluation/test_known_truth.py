@@ -32,9 +32,10 @@ def experiment():
 
 @pytest.fixture(scope="module")
 def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """RAVDESS's 4,904 clips and twins, of 96 people: of 24 no network learns what is the best."""
+    """About RAVDESS's 4,904 clips with their twins, of 96 people: from 24 nothing learns the best,
+    and from 96 a network stays 0.01 below it, which the interval still covers."""
     out = tmp_path_factory.mktemp("known") / "records"
-    return generate.generate("ravdess", out, subjects=96, scale=0.25, frames=4)
+    return generate.generate("ravdess", out, subjects=96, scale=0.25, frames=4, seed=1)
 
 
 @pytest.mark.parametrize("protocol", ["subject-kfold", "random-kfold"])

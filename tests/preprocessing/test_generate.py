@@ -163,3 +163,18 @@ def test_mistakes(tmp_path: Path) -> None:
         generate.generate("ravdess", tmp_path)
     with pytest.raises(UserError, match="no generated"):
         generate.best_of(tmp_path)
+
+
+def test_the_command(tmp_path: Path, capsys) -> None:
+    import json
+
+    from fer_jax.cli import main
+
+    words = ["generate", "crema-d", str(tmp_path / "r"), "--scale", "0.02", "--frames", "3"]
+    assert main([*words, "--subjects", "10", "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["best_accuracy"] == generate.best_of(tmp_path / "r").accuracy
+    assert said["best_accuracy"] < said["known_subject"] < 1
+    assert {clip.subject for clip in corpus.load(tmp_path / "r")} <= {
+        str(1001 + i) for i in range(10)
+    }

@@ -81,7 +81,7 @@ def reproduce(
         run_steps(paper, library, out, extra=extra, on_step=progress, say=notes.append)
     results = load_results(out, paper)
     rows = rows_of(paper, results, library)
-    write_text(csv_path(out), to_csv(rows))
+    write_text(csv_path(out), to_csv(rows, out))
     page = write_page(out, paper, rows, results, library, command=command, generated=generated)
     failed = [step for step, result in results.items() if "failed" in result]
     report = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,8 +125,12 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def to_csv(rows: Sequence[Row]) -> str:
-    """The rows as CSV with `COLUMNS`; what is not known is empty."""
+def to_csv(rows: Sequence[Row], out: Path) -> str:
+    """The rows as CSV with `COLUMNS`; what is not known is empty, and runs are relative to `out`."""
+
+    def place(run: str) -> str:
+        return os.path.relpath(run, out) if run else ""
+
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(COLUMNS)
@@ -137,7 +142,7 @@ def to_csv(rows: Sequence[Row]) -> str:
              *map(_plain, (row.cell.paper, here.value, row.difference, here.low, here.high,
                            unleaked.value, unleaked.low, unleaked.high)),
              here.protocol, unleaked.protocol, here.audit, unleaked.audit,
-             "" if here.n is None else here.n, here.run, unleaked.run,
+             "" if here.n is None else here.n, place(here.run), place(unleaked.run),
              here.why if here.value is None else unleaked.why if unleaked.value is None else ""]
         )  # fmt: skip
     return text.getvalue()
