@@ -126,7 +126,7 @@ COLUMNS = (
 
 
 def to_csv(rows: Sequence[Row], out: Path) -> str:
-    """The rows as CSV with `COLUMNS`; what is not known is empty, and runs are relative to `out`."""
+    """The rows as CSV with `COLUMNS`; what is not known is empty, runs are relative to `out`."""
 
     def place(run: str) -> str:
         return os.path.relpath(run, out) if run else ""
