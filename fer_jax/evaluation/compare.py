@@ -122,8 +122,10 @@ def compare(systems: Sequence[System], *, common: bool = False) -> dict[str, Any
     verdicts = systems[0].repeats[0]
     place = {word: index for index, word in enumerate(classes)}
     truth = np.array([place[verdicts[clip].truth] for clip in clips])
-    subjects = [verdicts[clip].subject for clip in clips]
-    by_subject = all(subjects) and len(set(subjects)) > 1
+    # A clip id begins with its corpus, and two of those may have a subject "01".
+    named = [(clip.partition("/")[0], verdicts[clip].subject) for clip in clips]
+    subjects = ["/".join(name) for name in named]
+    by_subject = all(subject for _, subject in named) and len(set(subjects)) > 1
     clusters = subjects if by_subject else clips
     predicted = [
         [np.array([place[pool[clip].predicted] for clip in clips]) for pool in system.repeats]

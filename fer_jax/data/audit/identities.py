@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from fer_jax.data.audit.duplicates import Pairs, near_duplicates
 from fer_jax.data.audit.signatures import Signature, make_signature
+from fer_jax.data.protocols import recording_of, subject_of
 from fer_jax.records import IMAGES, Clip
 
 #: What is compared exactly: everything that was extracted from the pictures.
@@ -28,22 +29,17 @@ def content_hash(clip: Clip) -> str:
     return digest.hexdigest() if found else ""
 
 
-def _within(field: str) -> Callable[[Clip], str]:
-    """A name that a corpus gives, which another corpus may give to something else."""
-
-    def key(clip: Clip) -> str:
-        name = getattr(clip, field)
-        return f"{clip.corpus}/{name}" if name else ""
-
-    return key
+def _statement_of(clip: Clip) -> str:
+    """What is said, among the statements of all corpora; "" if unknown."""
+    return f"{clip.corpus}/{clip.statement}" if clip.statement else ""
 
 
 #: What two clips can have in common; "" is unknown.
 KEYS: Mapping[str, Callable[[Clip], str]] = {
-    "subject_overlap": _within("subject"),
-    "twin_overlap": _within("recording"),
+    "subject_overlap": subject_of,
+    "twin_overlap": recording_of,
     "near_duplicates": content_hash,
-    "statement_overlap": _within("statement"),
+    "statement_overlap": _statement_of,
 }
 
 
