@@ -246,7 +246,8 @@ def _zeros(shapes: Any) -> Any:
 
 def _lstm_backward(name, dtype, cudnn, residuals, cotangents):
     if not cudnn:
-        return (*_backward_scan(name, dtype, *residuals, cotangents), None)
+        arrays, kept = residuals
+        return (*_backward_scan(name, dtype, arrays, kept, cotangents), None)
 
     def scan(arrays, kept, cotangents):
         return _backward_scan(name, dtype, arrays, kept[0], cotangents)
