@@ -29,7 +29,7 @@ def normalise(values: jax.Array, statistics: Statistics, frame_mask: jax.Array) 
     """
     shape = (1,) * (values.ndim - 1) + (-1,)
     if "matrix" in statistics:
-        rows = values.reshape(-1, values.shape[-1]) - statistics["centre"]
+        rows = values.reshape(-1, values.shape[-1]) - statistics["centre"][None, :]
         rows = jnp.matmul(rows, statistics["matrix"], precision="highest")
         # Only the components take the shape of samples: XLA would give it to the rows before.
         values = lax.optimization_barrier(rows).reshape(*values.shape[:-1], -1)

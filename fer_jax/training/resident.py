@@ -63,7 +63,7 @@ class Rows:
     def take(self, rows: jax.Array) -> jax.Array:
         """The frames of rows i32[B, T], [B, T, *shape]."""
         if len(self.shape) == 3:
-            return self.values[rows].reshape(*rows.shape, *self.shape)
+            return self.values[rows.reshape(-1)].reshape(*rows.shape, *self.shape)
         # All first frames, then all second ones: what is small goes to recurrent layers.
         return jnp.swapaxes(self.values[rows.T], 0, 1).reshape(*rows.shape, *self.shape)
 

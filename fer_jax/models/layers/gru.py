@@ -58,7 +58,7 @@ def _scan(name, dtype, x, kernel, recurrent_kernel, bias, initial, mask, keep):
             return h, h.astype(dtype)
 
         last, h = lax.scan(step, initial, (z, mask))
-        return h, last, None
+        return h, last, ()
 
     def keeping_step(carry, inputs):
         before, z, buffer = carry
