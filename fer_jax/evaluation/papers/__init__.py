@@ -17,7 +17,7 @@ from fer_jax.evaluation.papers import (
     zennou2023,
 )
 from fer_jax.evaluation.papers.page import write_page
-from fer_jax.evaluation.papers.plan import Paper
+from fer_jax.evaluation.papers.plan import Paper, part_of
 from fer_jax.evaluation.papers.results import csv_path, render, rows_of, to_csv
 from fer_jax.evaluation.papers.run import Library, load_results, run_steps
 from fer_jax.progress import Progress
@@ -123,14 +123,8 @@ def plan(name: str, generated: bool = False, tables: Sequence[str] = ()) -> Pape
         if found is None:
             names = ", ".join(table.name for table in paper.tables)
             raise UserError(f"{name} has no {one!r} here (it has: {names})")
-        chosen.append(found)
-    wanted = {step for table in chosen for cell in table.cells
-              for step in (cell.step, cell.leak_free)}  # fmt: skip
-    for step in reversed(paper.steps):
-        if step.name in wanted:
-            wanted.update(step.after)
-    steps = tuple(step for step in paper.steps if step.name in wanted)
-    return dataclasses.replace(paper, tables=tuple(chosen), steps=steps)
+        chosen.append(found.name)
+    return part_of(paper, chosen)
 
 
 def _dry(

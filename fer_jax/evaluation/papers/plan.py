@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -157,7 +158,6 @@ class Paper:
     steps: tuple[Step, ...]
     figures: tuple[Figure, ...] = ()
     shown: tuple[str, ...] = ()
-    notes: tuple[str, ...] = field(default=())
 
     def __post_init__(self) -> None:
         names = [step.name for step in self.steps]
@@ -168,6 +168,18 @@ class Paper:
 
     def step(self, name: str) -> Step:
         return next(step for step in self.steps if step.name == name)
+
+
+def part_of(paper: Paper, names: Sequence[str]) -> Paper:
+    """The plan of some tables, by name, with the steps that they stand on."""
+    tables = tuple(table for table in paper.tables if table.name in names)
+    wanted = {step for table in tables for cell in table.cells
+              for step in (cell.step, cell.leak_free)}  # fmt: skip
+    for step in reversed(paper.steps):
+        if step.name in wanted:
+            wanted.update(step.after)
+    steps = tuple(step for step in paper.steps if step.name in wanted)
+    return dataclasses.replace(paper, tables=tables, steps=steps)
 
 
 def config(name: str) -> str:
