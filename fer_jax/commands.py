@@ -285,23 +285,28 @@ def reproduce(args: argparse.Namespace) -> tuple[int, dict[str, Any], str]:
         data = [generate_papers(args.out / "generated")]
     reports, texts = [], []
     for name in names:
-        report, text = reproduce(
-            name,
-            data,
-            args.out / name,
-            generated=args.generated,
-            swap=swap,
-            tables=args.tables,
-            seeds=args.seeds,
-            extra=[word for key, value in args.overrides for word in (f"--{key}", value)],
-            command=shlex.join(["fer-jax", *args.words]),
-            dry=args.dry_run,
-        )
+        try:
+            report, text = reproduce(
+                name,
+                data,
+                args.out / name,
+                generated=args.generated,
+                swap=swap,
+                tables=args.tables,
+                seeds=args.seeds,
+                extra=[word for key, value in args.overrides for word in (f"--{key}", value)],
+                command=shlex.join(["fer-jax", *args.words]),
+                dry=args.dry_run,
+            )
+        except UserError as error:
+            if len(names) == 1:
+                raise
+            report, text = {"paper": name, "left_out": str(error)}, f"{name}: left out: {error}"
         reports.append(report)
         texts.append(text)
+    codes = {code for report in reports for code in report.get("failed", {}).values()}
     whole = reports[0] if len(reports) == 1 else {"papers": reports}
-    failed = any(report.get("failed") for report in reports)
-    return 1 if failed else 0, whole, "\n\n".join(texts)
+    return 1 if 1 in codes else 3 if codes else 0, whole, "\n\n".join(texts)
 
 
 def bench(args: argparse.Namespace) -> tuple[int, dict[str, Any], str]:

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.generated_corpora import crema_d, ravdess
 from fer_jax.config import Protocol
 from fer_jax.data.audit import Identities, audit
 from fer_jax.data.protocols import Split, make_split
 from fer_jax.records import Clip
+from preprocessing.generate import crema_d, ravdess
 
 #: Planted of each kind.
 PLANTED = 500

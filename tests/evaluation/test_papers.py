@@ -205,7 +205,7 @@ def test_a_reproduction_from_commands_to_page(tmp_path: Path, capsys) -> None:
              "--tables", "Table 1", "Section 5", "Table 4"]  # fmt: skip
     assert main(words) == 0
     report = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert report["failed"] == []
+    assert report["failed"] == {}
     with open(report["csv"], newline="") as file:
         rows = list(csv.DictReader(file))
     assert tuple(rows[0]) == COLUMNS
@@ -254,9 +254,16 @@ def test_the_rule_of_paper_5() -> None:
 
 
 def test_mistakes_are_one_clear_line(capsys, tmp_path: Path) -> None:
+    from preprocessing.generate import generate
+
+    generate("jaffe", tmp_path / "jaffe", scale=0.05)
     for words, text in (
         (["attrah2024"], "give record directories with --data, or --generated"),
         (["attrah2024", "--data", str(tmp_path / "none")], "is no directory"),
+        (
+            ["attrah2024", "--data", str(tmp_path / "jaffe")],
+            "attrah2024 reads fer2013 (blendshapes); there is only jaffe: preprocess one of them",
+        ),
         (["nobody", "--generated", "--out", str(tmp_path)], "unknown paper 'nobody'"),
         (["all", "--generated", "--out", str(tmp_path), "--swap", "a"], "give two corpora"),
     ):

@@ -63,17 +63,25 @@ def reproduce(
       dry: only say the commands.
 
     Returns:
-      JSON-ready: paper, out, report, csv, rows (a dict each), failed (steps); and the lines to
-      show.
+      JSON-ready: paper, out, report, csv, rows (a dict each), failed (exit codes by step); and
+      the lines to show.
 
     Raises:
-      UserError: no such paper or table; no such data.
+      UserError: no such paper or table; no such data, or nothing in it that the paper reads.
     """
     paper = plan(name, generated, tables)
     begun = {other for step in paper.steps for other in step.after}
     steps = tuple(step if step.name in begun else step.repeated(seeds) for step in paper.steps)
     paper = dataclasses.replace(paper, steps=steps)
     library = Library(data, swap or {})
+    needs = {need for step in paper.steps for need in step.needs}
+    if all(isinstance(library.find(need), str) for need in needs):
+        wanted = sorted({f"{need.corpus} ({need.streams})" for need in needs})
+        held = ", ".join(library.held)
+        raise UserError(
+            f"{name} reads {', '.join(wanted)}; there is only {held}: preprocess one of them, see "
+            "docs/reproduction.md"
+        )
     if dry:
         return _dry(paper, library, out, extra)
     notes: list[str] = []
@@ -83,7 +91,7 @@ def reproduce(
     rows = rows_of(paper, results, library)
     write_text(csv_path(out), to_csv(rows, out))
     page = write_page(out, paper, rows, results, library, command=command, generated=generated)
-    failed = [step for step, result in results.items() if "failed" in result]
+    failed = {step: result["code"] for step, result in results.items() if "failed" in result}
     report = {
         "paper": name,
         "out": str(out),

@@ -17,7 +17,11 @@ from typing import Any
 from fer_jax.data import corpus
 from fer_jax.errors import UserError
 from fer_jax.evaluation.papers.plan import Need, Paper, Step
+from fer_jax.training.interrupts import Interrupted, Interrupts
 from fer_jax.training.run_directory import write_text
+
+#: How soon a wish to stop is heard.
+_POLL_S = 0.2
 
 
 class Library:
@@ -112,7 +116,7 @@ def run_steps(
       say: told what is missing or failed.
 
     Raises:
-      KeyboardInterrupt: as the command that was interrupted.
+      Interrupted: as the command that was interrupted, which saved first.
     """
     for name in ("results", "splits", "logs"):
         (out / name).mkdir(parents=True, exist_ok=True)
@@ -150,15 +154,33 @@ def _run(step: Step, words: list[str], out: Path) -> dict[str, Any]:
         if known.get("command") == command and "report" in known:
             return known
     log = out / "logs" / f"{step.name}.log"
-    with log.open("w") as said:
-        ran = subprocess.run(
-            [sys.executable, "-m", "fer_jax.cli", *words, "--json"],
-            stdout=subprocess.PIPE, stderr=said, text=True,
-        )  # fmt: skip
-    if ran.returncode in (130, 143):
-        raise KeyboardInterrupt(f"interrupted: {command}; repeat the command to go on")
-    if ran.returncode in (0, 3):
-        return {"command": command, "report": json.loads(ran.stdout.splitlines()[-1])}
+    code, printed = _command(words, log)
+    if code in (130, 143):
+        raise Interrupted(f"interrupted: {command}; repeat the command to go on", code - 128)
+    if code in (0, 3):
+        return {"command": command, "report": json.loads(printed.splitlines()[-1])}
     lines = [line for line in log.read_text().splitlines() if line.strip()]
-    said = lines[-1].removeprefix("fer-jax: ") if lines else f"exit {ran.returncode}"
-    return {"command": command, "failed": f"{said} ({log})", "code": ran.returncode}
+    said = lines[-1].removeprefix("fer-jax: ") if lines else f"exit {code}"
+    return {"command": command, "failed": f"{said} ({log})", "code": code}
+
+
+def _command(words: Sequence[str], log: Path) -> tuple[int, str]:
+    """The exit code of `fer-jax` and what it printed; a wish to stop is handed on to it, so that it
+    saves first."""
+    with Interrupts() as interrupts, log.open("w") as said:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "fer_jax.cli", *words, "--json"],
+            stdout=subprocess.PIPE, stderr=said, text=True, start_new_session=True,
+        )  # fmt: skip
+        told = False
+        try:
+            while True:
+                try:
+                    printed, _ = child.communicate(timeout=_POLL_S)
+                    return child.returncode, printed
+                except subprocess.TimeoutExpired:
+                    if interrupts.signum and not told:
+                        child.send_signal(interrupts.signum)
+                        told = True
+        finally:
+            child.kill()
