@@ -63,7 +63,6 @@ class Records:
       label_space: the classes.
       inputs: what the network reads of a sample.
       identities: of the clips, for the audit of any number of splits.
-      classless: the words of emotions that the label space leaves out.
     """
 
     corpus: corpus.Corpus
@@ -72,7 +71,6 @@ class Records:
     label_space: LabelSpace
     inputs: models.Inputs
     identities: audit.Identities
-    classless: tuple[str, ...]
 
 
 def open_corpus(data: Data, streams: Sequence[str]) -> corpus.Corpus:
@@ -98,11 +96,8 @@ def read_records(experiment: Experiment) -> Records:
     # Splitting, auditing and sampling each look at every clip: kept, but for images.
     clips = found if data.images else list(found)
     index = protocols.Index(clips)
-    words = {entry.word for entry in index.entries}
-    label_space = make_label_space(data.labels, words)
-    classless = sorted(word or "no label" for word in words if label_space.index(word) is None)
-    identities = audit.Identities(clips)
-    return Records(found, clips, index, label_space, inputs, identities, tuple(classless))
+    label_space = make_label_space(data.labels, {entry.word for entry in index.entries})
+    return Records(found, clips, index, label_space, inputs, audit.Identities(clips))
 
 
 def load_dataset(experiment: Experiment) -> Dataset:
@@ -187,11 +182,6 @@ def make_dataset(
         facts["notes"].append(f"the record directories were made with different {other}")
     if not experiment.train.loss.emotion:
         facts["notes"].append("trained for landmarks alone: what it says of emotions means nothing")
-    if classless := sum(part.left_out("unlabelled") for part in parts):
-        facts["notes"].append(
-            f"{classless} training and validation clips are not used: label space "
-            f"{label_space.name} has no class for {', '.join(records.classless)}"
-        )
     if short := facts["short"]:
         clips_used = sum(len(np.unique(part.clip)) for part in parts)
         facts["notes"].append(

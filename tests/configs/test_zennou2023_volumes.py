@@ -22,10 +22,8 @@ def test_c3d_of_16(small, learns):
     learns(volumes(small, "zennou2023_c3d_16", model=C3D))
 
 
-@pytest.mark.parametrize("fusion", ["channels", "backbones"])
-def test_nested_lstm(small, learns, fusion):
-    model = {**NESTED, "fusion": fusion}
-    learns(volumes(small, "zennou2023_nested_lstm", model=model, data__frames=4))
+def test_nested_lstm(small, learns):
+    learns(volumes(small, "zennou2023_nested_lstm", model=NESTED, data__frames=4))
 
 
 def test_nested_lstm_and_geometry(small, learns):

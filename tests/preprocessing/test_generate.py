@@ -157,7 +157,7 @@ def test_mistakes(tmp_path: Path) -> None:
         generate.generate("ravdess", tmp_path / "r", outputs=("pose",))
     with pytest.raises(UserError, match="a share"):
         generate.generate("ravdess", tmp_path / "r", scale=2)
-    with pytest.raises(UserError, match="has none"):
+    with pytest.raises(UserError, match="3 subjects: give a number above 0, and one of crema-d"):
         generate.generate("fer2013", tmp_path / "r", subjects=3)
     with pytest.raises(UserError, match="there already"):
         generate.generate("ravdess", tmp_path)

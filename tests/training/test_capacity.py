@@ -113,7 +113,7 @@ def test_a_cpu_computes_large_batches_of_small_networks_in_parts() -> None:
     # Gates, outputs and cells of both layers, at least.
     assert 76 * 4 * 6 * (128 + 256) <= small <= 2 * 76 * 4 * 6 * (128 + 256)
     assert [parts_of(n, 1, small) for n in (64, 63, 32, 128)] == [2, 1, 1, 4]
-    assert parts_of(66, 3, small) == 6 and parts_of(64, 4, small) == 4
+    assert parts_of(192, 3, small) == 6 and parts_of(64, 4, small) == 4
     assert kept(1024) == 0
     tpu = SimpleNamespace(devices=SimpleNamespace(flat=[SimpleNamespace(platform="tpu")]))
     assert kept(128, 256, mesh=tpu) == 0 and parts_of(64, 1, 0) == 1
