@@ -183,8 +183,8 @@ _OF_PEOPLE = ("crema-d", "ravdess", "oulu-casia", "sase-fe")
 _PAPERS: Mapping[str, tuple[tuple[str, ...], float, int]] = {
     "crema-d": (("landmarks",), 0.08, 12),
     "ravdess": (("landmarks", "crops"), 0.12, 12),
-    "sase-fe": (OUTPUTS, 0.5, 12),
-    "oulu-casia": (OUTPUTS, 0.6, 12),
+    "sase-fe": (OUTPUTS, 0.3, 24),
+    "oulu-casia": (OUTPUTS, 0.4, 24),
     "fer2013": (("blendshapes", "crops"), 0.03, 1),
     "affectnet": (("landmarks", "crops"), 0.03, 1),
     "ck+-frames": (("landmarks", "crops"), 0.5, 1),

@@ -19,12 +19,15 @@ def plan(small: bool) -> Paper:
         lstm = flags(data__frames=6, model__units=16, train__epochs=8, optim__lr=5e-3)
     size = 16 if small else 1024
     train = ("train", config("abdullah2020_lstm"))
-    shared = flags(data__dir=_RAVDESS, data__features=f"extracted/abdullah-xception-{size}")
+    shared = flags(
+        data__dir=_RAVDESS, data__features=f"extracted/{{name:abdullah-xception}}-{size}"
+    )
     subject = flags(protocol__name="subject")
     steps = (
         Step("xception", ("train", config("abdullah2020_xception"), *flags(data__dir=_FER), *cnn)),
         Step("xception-validation", ("evaluate", "{run:xception}", "--split", "validation")),
-        Step("features", ("extract", "{run:xception}", _RAVDESS, "--name", "abdullah-xception")),
+        Step("abdullah-xception",
+             ("extract", "{run:xception}", _RAVDESS, "--name", "abdullah-xception")),
         Step("lstm", (*train, *shared, *lstm)),
         Step("lstm-validation", ("evaluate", "{run:lstm}", "--split", "validation")),
         Step("lstm-leak-free", (*train, *shared, *subject, *lstm)),

@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 
 from fer_jax.evaluation.systems import CONFIGS
 
-_NEED = re.compile(r"\{(?!run:|split:)([a-z0-9+-]+):([\w,]*)(?::([\w=,.-]+))?\}")
-#: `{run:NAME}` is the run directory of a step, `{split:NAME}` the split that it writes.
-_MADE = re.compile(r"\{(run|split):([\w.+-]+)\}")
+_NEED = re.compile(r"\{(?!run:|split:|name:)([a-z0-9+-]+):([\w,]*)(?::([\w=,.-]+))?\}")
+#: `{run:NAME}` is the run directory of a step, `{split:NAME}` the split that it writes,
+#: `{name:NAME}` just its name, for what it makes elsewhere.
+_MADE = re.compile(r"\{(run|split|name):([\w.+-]+)\}")
 
 
 class Need(NamedTuple):
@@ -48,7 +49,7 @@ class Step:
 
     @property
     def after(self) -> tuple[str, ...]:
-        """Steps whose runs or splits the command reads."""
+        """Steps whose results the command reads."""
         found = (name for word in self.words for _, name in _MADE.findall(word))
         return tuple(name for name in found if name != self.name)
 
@@ -81,8 +82,9 @@ def run_of(out: Path, step: str) -> Path:
     return out / "runs" / step
 
 
-def _made(out: Path, kind: str, step: str) -> Path:
-    return run_of(out, step) if kind == "run" else out / "splits" / f"{step}.csv"
+def _made(out: Path, kind: str, step: str) -> Path | str:
+    places = {"run": run_of(out, step), "split": out / "splits" / f"{step}.csv", "name": step}
+    return places[kind]
 
 
 @dataclass(frozen=True)

@@ -133,10 +133,10 @@ class _Steps:
             where = f"{{{self._corpus}:frontal}}"
             words = ("extract", f"{{run:{network}}}", where, "--name", step)
             self.made.setdefault(step, Step(step, words))
-        made = self.train(name, f"{kind}_features", "frontal",
-                          data__features=f"extracted/{self.space}-frontal-fc7-{size}")  # fmt: skip
+        features = f"extracted/{{name:{self.space}-frontal-fc7}}-{size}"
+        made = self.train(name, f"{kind}_features", "frontal", data__features=features)
         own = f"{made}-leak-free"
-        other = f"extracted/{self.space}-frontal-leak-free-fc7-{size}"
+        other = f"extracted/{{name:{self.space}-frontal-leak-free-fc7}}-{size}"
         words = self.made[own].words
         place = words.index("--data.features") + 1
         self.made[own] = Step(own, (*words[:place], other, *words[place + 1 :]))
