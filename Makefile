@@ -17,10 +17,10 @@ export FER_JAX_MODELS ?= $(abspath ../shared/models)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint format reproduce bench bench-gpu lock clean
+.PHONY: help venv demo test test-exhaustive lint format reproduce bench bench-gpu lock clean
 
 help:  ## this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-9s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-15s %s\n", $$1, $$2}'
 
 venv: $(VENV)/.project  ## make .venv: everything that demo, tests and lint need
 
@@ -43,6 +43,9 @@ reproduce: venv  ## every paper's tables on small generated corpora, into reprod
 
 test: venv  ## the test suite, on JOBS processes
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+
+test-exhaustive: venv  ## the long tests that `make test` leaves out
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m exhaustive
 
 lint: venv  ## ruff and pyright
 	$(BIN)/ruff check .
