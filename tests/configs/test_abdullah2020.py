@@ -1,5 +1,7 @@
 """Paper 2's configs on real faces, small."""
 
+import pytest
+
 CNN = {
     "name": "xception", "stem": [4, 8], "stem_stride": 1, "entry": [8], "middle": 0, "exit": [],
     "dense": 8, "dropout": 0.0,
@@ -23,6 +25,7 @@ def test_lstm(small, learns):
     learns(experiment)
 
 
+@pytest.mark.exhaustive
 def test_xception_lstm(small, learns):
     model = {"name": "cnn-rnn", "cnn": CNN, "rnn": RNN}
     learns(small("abdullah2020_xception_lstm", model=model, data__frames=3, train__epochs=16))

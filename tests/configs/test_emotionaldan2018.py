@@ -17,6 +17,7 @@ def test_first_stage_finds_landmarks(small, learns):
     )
 
 
+@pytest.mark.exhaustive
 def test_both_stages_learn_the_emotion(small, learns):
     lines = learns(small("emotionaldan2018", model=DAN, **IMAGE))
     assert lines[-1]["train/landmark_error"] < 0.8 * lines[0]["train/landmark_error"]
@@ -79,8 +80,10 @@ def test_three_classes(small):
         ("cnn2", {"name": "small-cnn", "kernels": [5, 3], "widths": [4, 8], "dense": [8]}, 32),
         ("cnn5", {"name": "small-cnn", "kernels": [3] * 5, "widths": [4, 4, 8, 8, 8],
                   "padding": "same", "dense": [8]}, 32),
-        ("inception_v3", {"name": "inception-v3", "width": 0.05}, 75),
-        ("emotionnet2", {"name": "resnet", "blocks": [1, 1, 1, 1], "widths": [4, 4, 8, 8]}, 32),
+        pytest.param("inception_v3", {"name": "inception-v3", "width": 0.05}, 75,
+                     marks=pytest.mark.exhaustive),
+        pytest.param("emotionnet2", {"name": "resnet", "blocks": [1, 1, 1, 1],
+                     "widths": [4, 4, 8, 8]}, 32, marks=pytest.mark.exhaustive),
     ],
 )  # fmt: skip
 def test_baselines(small, learns, name, model, size):

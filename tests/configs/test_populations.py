@@ -25,6 +25,7 @@ def newest(run: Path) -> dict:
 
 
 # Convolutions round otherwise in another program, and members side by side more so.
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     ("lanes", "dropouts", "tolerance"), [(1, ["0.5", "0.1"], 1e-5), (2, [], 1e-3)]
 )

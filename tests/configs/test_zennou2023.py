@@ -33,7 +33,7 @@ def test_features(small, learns, cell):
     learns(experiment)
 
 
-@pytest.mark.parametrize("cell", ["lstm", "gru"])
+@pytest.mark.parametrize("cell", ["lstm", pytest.param("gru", marks=pytest.mark.exhaustive)])
 def test_images(small, learns, cell):
     rnn = {"name": cell, "units": [8], "dropout": 0.0}
     cnn = {**VGG, "widths": [8] * 5, "dense": [32]}

@@ -18,14 +18,17 @@ def test_c3d(small, learns):
     learns(volumes(small, "zennou2023_c3d", model={**C3D, "pools": "thesis"}))
 
 
+@pytest.mark.exhaustive
 def test_c3d_of_16(small, learns):
     learns(volumes(small, "zennou2023_c3d_16", model=C3D))
 
 
+@pytest.mark.exhaustive
 def test_nested_lstm(small, learns):
     learns(volumes(small, "zennou2023_nested_lstm", model=NESTED, data__frames=4))
 
 
+@pytest.mark.exhaustive
 def test_nested_lstm_and_geometry(small, learns):
     learns(volumes(small, "zennou2023_nested_lstm_geometry", model=NESTED, data__frames=4))
 

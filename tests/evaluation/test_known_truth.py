@@ -38,6 +38,7 @@ def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return generate.generate("ravdess", out, subjects=96, scale=0.25, frames=4, seed=1)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("protocol", ["subject-kfold", "random-kfold"])
 def test_a_leak_beats_the_best_and_says_so(people: Path, tmp_path: Path, protocol: str) -> None:
     (tmp_path / "lstm.py").write_text(LSTM)
