@@ -130,7 +130,7 @@ def compile_train_step(
         return make_state(variables, method.optimizer, settings.freeze, settings.ema)
 
     frames = frames or samples * inputs.frames
-    resident = resident_shapes(data, inputs, samples, frames, image_shapes)
+    resident = resident_shapes(data, inputs, samples, frames, mesh, image_shapes)
     share = share_of(settings.batch, mesh.size, settings.accumulate)
     index, weight = (
         jax.ShapeDtypeStruct((mesh.size, steps_per_epoch, share), kind)

@@ -31,17 +31,18 @@ class Rows:
     copies the whole data set, padded, at every call of a step.
 
     Attributes:
-      values: [M, n], or dealt to D devices [D, m, n].
-      shape: of a frame, n numbers.
+      values: [M, n], or dealt to D devices [D, m, n]. On a TPU n is rounded up to the 128 numbers
+        of a register's row, with zeros: it would copy other rows to such ones at every call.
+      shape: of a frame.
     """
 
     values: Any
     shape: tuple[int, ...]
 
     @classmethod
-    def of(cls, frames: np.ndarray) -> Rows:
-        """Of [M, *shape]."""
-        return cls(frames.reshape(len(frames), -1), frames.shape[1:])
+    def of(cls, frames: np.ndarray, mesh: Mesh) -> Rows:
+        """Of [M, *shape], for the devices of a mesh."""
+        return cls(_as_rows(frames, mesh), frames.shape[1:])
 
     @classmethod
     def dealt(cls, frames: np.ndarray | Frames, mesh: Mesh) -> Rows:
@@ -50,8 +51,7 @@ class Rows:
         count = -(-len(frames) // mesh.size)
         shares = []
         for d, device in enumerate(mesh.devices.flat):
-            part = frames[d * count : (d + 1) * count]
-            part = part.reshape(len(part), -1)
+            part = _as_rows(frames[d * count : (d + 1) * count], mesh)
             if short := count - len(part):
                 part = np.pad(part, ((0, short), (0, 0)))
             shares.append(jax.device_put(part[None], device))
@@ -63,9 +63,22 @@ class Rows:
     def take(self, rows: jax.Array) -> jax.Array:
         """The frames of rows i32[B, T], [B, T, *shape]."""
         if len(self.shape) == 3:
-            return self.values[rows.reshape(-1)].reshape(*rows.shape, *self.shape)
-        # All first frames, then all second ones: what is small goes to recurrent layers.
-        return jnp.swapaxes(self.values[rows.T], 0, 1).reshape(*rows.shape, *self.shape)
+            found = self.values[rows.reshape(-1)]
+        else:
+            # All first frames, then all second ones: what is small goes to recurrent layers.
+            found = jnp.swapaxes(self.values[rows.T], 0, 1)
+        return found[..., : math.prod(self.shape)].reshape(*rows.shape, *self.shape)
+
+
+def _row_of(numbers: int, mesh: Mesh) -> int:
+    """How many a frame's row holds."""
+    return -(-numbers // 128) * 128 if mesh.devices.flat[0].platform == "tpu" else numbers
+
+
+def _as_rows(frames: np.ndarray, mesh: Mesh) -> np.ndarray:
+    rows = frames.reshape(len(frames), math.prod(frames.shape[1:]))
+    more = _row_of(rows.shape[1], mesh) - rows.shape[1]
+    return np.pad(rows, ((0, 0), (0, more))) if more else rows
 
 
 def make_resident(
@@ -76,7 +89,7 @@ def make_resident(
 ) -> dict[str, Any]:
     """Samples, with these of their streams as `Rows`, and the statistics, whole on every device."""
     own = {} if statistics is None else {"statistics": statistics}
-    rows = {name: Rows.of(np.asarray(frames)) for name, frames in streams.items()}
+    rows = {name: Rows.of(np.asarray(frames), mesh) for name, frames in streams.items()}
     return parallel.replicate({**samples.arrays(), "streams": rows, **own}, mesh)
 
 
@@ -85,6 +98,7 @@ def resident_shapes(
     inputs: models.Inputs,
     samples: int,
     frames: int,
+    mesh: Mesh,
     image_shapes: Mapping[str, tuple[int, int, int]] | None = None,
 ) -> dict[str, Any]:
     """The shapes of `make_resident` of so many samples.
@@ -96,7 +110,7 @@ def resident_shapes(
     shape = jax.ShapeDtypeStruct
 
     def stream(kind: Any, *one: int) -> Rows:
-        return Rows(shape((frames, math.prod(one)), kind), one)
+        return Rows(shape((frames, _row_of(math.prod(one), mesh)), kind), one)
 
     streams = {}
     if data.features != "none":

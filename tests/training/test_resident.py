@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from types import SimpleNamespace
+from typing import Any, cast
 
 import jax
 import numpy as np
 import pytest
+from jax.sharding import Mesh
 
 from fer_jax import config
 from fer_jax.data.samples import Samples
@@ -34,7 +37,18 @@ def samples(streams: dict[str, Any], steps: int) -> Samples:
 def test_frames_are_what_they_were() -> None:
     stored = RNG.integers(0, 256, (FRAMES, 4, 3, 2)).astype(np.uint8)
     rows = RNG.integers(0, FRAMES, (6, 7))
-    np.testing.assert_array_equal(jax.jit(Rows.take)(Rows.of(stored), rows), stored[rows])
+    made = Rows.of(stored, parallel.make_mesh(config.Parallel(devices=1)))
+    np.testing.assert_array_equal(jax.jit(Rows.take)(made, rows), stored[rows])
+
+
+@pytest.mark.parametrize("shape", [(68, 2), (20,), (8, 16, 1), (9, 7, 3)])
+def test_a_tpus_rows_are_whole_registers(shape: tuple[int, ...]) -> None:
+    tpu = SimpleNamespace(devices=np.array([SimpleNamespace(platform="tpu")]))
+    stored = RNG.normal(size=(FRAMES, *shape)).astype(np.float32)
+    rows = RNG.integers(0, FRAMES, (6, 7))
+    made = Rows.of(stored, cast(Mesh, tpu))
+    assert made.values.shape == (FRAMES, {136: 256, 20: 128, 128: 128, 189: 256}[math.prod(shape)])
+    np.testing.assert_array_equal(jax.jit(Rows.take)(made, rows), stored[rows])
 
 
 @pytest.mark.parametrize(
@@ -64,7 +78,7 @@ def test_shapes_are_those_of_the_real_thing(data: dict[str, Any]) -> None:
     real = samples(streams, inputs.frames)
     mesh = parallel.make_mesh(config.Parallel(devices=1))
     resident = make_resident(real, real.streams, mesh, fit_statistics(real, settings))
-    said = resident_shapes(settings, inputs, COUNT, FRAMES, IMAGES)
+    said = resident_shapes(settings, inputs, COUNT, FRAMES, mesh, IMAGES)
     assert jax.tree.structure(resident) == jax.tree.structure(said)
     for found, shape in zip(jax.tree.leaves(resident), jax.tree.leaves(said), strict=True):
         assert (found.shape, found.dtype) == (shape.shape, shape.dtype)
