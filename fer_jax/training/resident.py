@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from fer_jax import models
@@ -63,11 +64,17 @@ class Rows:
     def take(self, rows: jax.Array) -> jax.Array:
         """The frames of rows i32[B, T], [B, T, *shape]."""
         if len(self.shape) == 3:
-            found = self.values[rows.reshape(-1)]
-        else:
-            # All first frames, then all second ones: what is small goes to recurrent layers.
-            found = jnp.swapaxes(self.values[rows.T], 0, 1)
-        return found[..., : math.prod(self.shape)].reshape(*rows.shape, *self.shape)
+            return self._of(rows.reshape(-1)).reshape(*rows.shape, *self.shape)
+        # All first frames, then all second ones: what is small goes to recurrent layers.
+        return jnp.swapaxes(self._of(rows.T), 0, 1).reshape(*rows.shape, *self.shape)
+
+    def _of(self, rows: jax.Array) -> jax.Array:
+        numbers = math.prod(self.shape)
+        if self.values.shape[1] == numbers:
+            return self.values[rows]
+        # The gather itself leaves out what fills a row: a slice after it would be a copy.
+        dimensions = lax.GatherDimensionNumbers((rows.ndim,), (0,), (0,))
+        return lax.gather(self.values, rows[..., None], dimensions, (1, numbers), mode="clip")
 
 
 def _row_of(numbers: int, mesh: Mesh) -> int:
