@@ -207,12 +207,15 @@ def _add_result(run: Path, table: Path | None) -> str:
 
 
 def evaluate(args: argparse.Namespace) -> tuple[int, dict[str, Any], str]:
+    from fer_jax.config import Parallel
     from fer_jax.evaluation.evaluate import evaluate, render
     from fer_jax.evaluation.report import write_report
+    from fer_jax.training import distributed
 
+    distributed.start(Parallel())
     metrics = evaluate(args.run_dir, args.data, split=args.split, labels=args.labels)
     text = render(metrics) + f"\nwritten: {metrics['written']}"
-    if metrics["split"] == "test" and not args.labels:
+    if distributed.is_first() and metrics["split"] == "test" and not args.labels:
         text += f"\nreport: {write_report(args.run_dir)}" + _add_result(args.run_dir, args.results)
     return 0, metrics, text
 

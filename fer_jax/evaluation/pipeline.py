@@ -37,8 +37,7 @@ def train_and_report(
       command: what the user typed, kept in command.txt for the report.
 
     Returns:
-      metrics.json's content, and the lines to show. Of several processes (`distributed.start`) the
-      first evaluates.
+      metrics.json's content, and the lines to show. Of several processes the first one writes.
     """
     distributed.start(experiment.parallel)
     first = distributed.is_first()
@@ -50,12 +49,11 @@ def train_and_report(
         said = progress if first else None
         note = progress.say if first else None
         summary = loop.train(experiment, run, on_progress=said, on_note=note, on_step=said)
-    if not first:
-        return distributed.from_first(None), f"run: {run}"
-    if command and not (run / "command.txt").is_file():
+    if command and first and not (run / "command.txt").is_file():
         write_text(run / "command.txt", command + "\n")
     metrics = evaluate(run)
+    if not first:
+        return metrics, f"run: {run}"
     page = write_report(run)
-    distributed.from_first(metrics)
     lines = [*summary.get("notes", ()), render(metrics), f"run: {run}", f"report: {page}"]
     return metrics, "\n".join(lines)

@@ -58,7 +58,7 @@ def start(settings: config.Parallel) -> None:
     jax.config.update("jax_enable_preemption_service", False)
     timeout = settings.timeout_s
     # Ours comes first: JAX's own way to end a process is to abort it.
-    waits = {
+    waits: dict[str, Any] = {
         "initialization_timeout": max(1, int(_START * timeout)),
         "heartbeat_timeout_seconds": max(60, int(3 * timeout)),
         "shutdown_timeout_seconds": max(1, int(timeout)),
@@ -101,9 +101,14 @@ def processes() -> int:
     return _state().num_processes
 
 
+def process() -> int:
+    """Which of them this is."""
+    return _state().process_id
+
+
 def is_first() -> bool:
     """Whether this process is the one that writes."""
-    return _state().process_id == 0
+    return process() == 0
 
 
 def refuse(what: str) -> None:
@@ -126,13 +131,11 @@ def gather(value: Any) -> list[Any]:
     Args:
       value: JSON.
     """
-    global _questions
     if _watch is None:
         return [value]
-    state, question = _state(), _questions
-    _questions += 1
-    state.client.key_value_set(f"fer-jax/{question}/{state.process_id}", json.dumps(value))
-    return [json.loads(_get(f"fer-jax/{question}/{p}")) for p in range(state.num_processes)]
+    key = _next_key()
+    _state().client.key_value_set(f"{key}/{process()}", json.dumps(value))
+    return [json.loads(_get(f"{key}/{p}")) for p in range(processes())]
 
 
 def from_first(value: Any) -> Any:
@@ -145,28 +148,52 @@ def meet() -> None:
     gather(None)
 
 
-def arrays_from_first(make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+def arrays_from_first(make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """What process 0 computes, in all of them: the others wait.
 
     Two kinds of processor may differ in the last bits of a sum, and what lies on every device has
     to be the same on all.
     """
-    global _questions
     if _watch is None:
         return make()
-    client, question = _state().client, _questions
-    _questions += 1
-    key = f"fer-jax/{question}"
+    key = _next_key()
+    if not is_first():
+        return _receive(key)
+    made = make()
+    _send(key, made)
+    return made
+
+
+def arrays_to_first(own: dict[str, Any]) -> list[dict[str, Any]]:
+    """What every process has found, by process, in process 0; [] in the others."""
+    if _watch is None:
+        return [own]
+    key = _next_key()
     if is_first():
-        made, file = make(), io.BytesIO()
-        np.savez(file, allow_pickle=False, **{k: np.asarray(v) for k, v in made.items()})
-        whole = file.getvalue()
-        pieces = [whole[at : at + _PIECE] for at in range(0, len(whole), _PIECE)]
-        for n, piece in enumerate(pieces):
-            client.key_value_set_bytes(f"{key}/{n}", piece)
-        client.key_value_set(f"{key}/pieces", str(len(pieces)))
-        return made
-    count = int(_get(f"{key}/pieces"))
+        return [own, *(_receive(f"{key}/{p}") for p in range(1, processes()))]
+    _send(f"{key}/{process()}", own)
+    return []
+
+
+def _next_key() -> str:
+    """The same in every process, since all ask the same questions in the same order."""
+    global _questions
+    _questions += 1
+    return f"fer-jax/{_questions}"
+
+
+def _send(key: str, arrays: Mapping[str, Any]) -> None:
+    file, client = io.BytesIO(), _state().client
+    np.savez(file, allow_pickle=False, **{k: np.asarray(v) for k, v in arrays.items()})
+    whole = file.getvalue()
+    pieces = [whole[at : at + _PIECE] for at in range(0, len(whole), _PIECE)]
+    for n, piece in enumerate(pieces):
+        client.key_value_set_bytes(f"{key}/{n}", piece)
+    client.key_value_set(f"{key}/pieces", str(len(pieces)))
+
+
+def _receive(key: str) -> dict[str, np.ndarray]:
+    client, count = _state().client, int(_get(f"{key}/pieces"))
     whole = b"".join(client.key_value_try_get_bytes(f"{key}/{n}") for n in range(count))
     with np.load(io.BytesIO(whole), allow_pickle=False) as file:
         return dict(file)

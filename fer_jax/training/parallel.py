@@ -157,12 +157,13 @@ def spread_own(tree: Any, mesh: Mesh) -> Any:
     if len(rows) == mesh.size:
         return jax.device_put(tree, where)
 
+    place = {row: n for n, row in enumerate(rows)}
+
     def spread_one(leaf: np.ndarray) -> jax.Array:
-        shape = (mesh.size, *leaf.shape[1:])
-        place = {row: n for n, row in enumerate(rows)}
-        return jax.make_array_from_callback(
-            shape, where, lambda index: leaf[place[index[0].start or 0]][None]
-        )
+        def row(index: Any) -> np.ndarray:
+            return leaf[place[index[0].start or 0]][None]
+
+        return jax.make_array_from_callback((mesh.size, *leaf.shape[1:]), where, row)
 
     return jax.tree.map(spread_one, tree)
 

@@ -134,10 +134,15 @@ class Watch:
                 _exit(word["code"])
 
     def _look(self) -> None:
+        before = time.monotonic()
         while not self._over:
             time.sleep(EVERY_S / 2)
             limit = min(self._timeout_s, SUSPECT_S) if self._suspect else self._timeout_s
             now = time.monotonic()
+            if now - before > limit / 2:  # This process stood still itself, and heard nothing.
+                self._spoken = now
+                self._signs = [(value, now) for value, _ in self._signs]
+            before = now
             if now - self._spoken > limit and self._me != 0:
                 self._lost(0, now - self._spoken)
             # Signs are as old as the last look at them.
