@@ -48,10 +48,12 @@ class Rows:
     @classmethod
     def dealt(cls, frames: np.ndarray | Frames, mesh: Mesh) -> Rows:
         """Of [M, *shape], with the d-th D-th of them on device d, zeros filling the last; no more
-        than one share is on the host beside what was there."""
+        than one share is on the host beside what was there. A process looks at the shares of its
+        own devices alone."""
         count = -(-len(frames) // mesh.size)
         shares = []
-        for d, device in enumerate(mesh.devices.flat):
+        for d in parallel.own_rows(mesh):
+            device = mesh.devices.flat[d]
             part = _as_rows(frames[d * count : (d + 1) * count], mesh)
             if short := count - len(part):
                 part = np.pad(part, ((0, short), (0, 0)))
