@@ -141,18 +141,13 @@ def open_study(plan: Plan) -> tuple[optuna.Study, Ownership]:
     """
     storage = open_storage(plan.address)
     way = "maximize" if plan.sign > 0 else "minimize"
-    try:
-        study = optuna.create_study(
-            study_name=plan.address.name,
-            storage=storage,
-            direction=way,
-            load_if_exists=True,
-            pruner=optuna.pruners.NopPruner(),  # Workers prune.
-        )
-    except ValueError as error:
-        raise UserError(
-            f"the study {plan.address.name} in {plan.address.shown()}: {error}"
-        ) from None
+    study = optuna.create_study(
+        study_name=plan.address.name,
+        storage=storage,
+        direction=way,
+        load_if_exists=True,
+        pruner=optuna.pruners.NopPruner(),  # Workers prune.
+    )
     ownership: Ownership = (
         DatabaseOwnership(storage, study)
         if plan.address.in_database

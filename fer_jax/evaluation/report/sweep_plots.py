@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fer_jax.evaluation.report.plots import GRID, INK, VALIDATION, _figure, _style, _svg
+from fer_jax.evaluation.report.plots import INK, VALIDATION, _figure, _style, _svg
 
 _MAP = "viridis"
 _Row = Mapping[str, Any]
@@ -50,7 +50,7 @@ def parallel_coordinates(
             panel.plot(places, [*heights, share], color=colour, alpha=1.0 if best else 0.75,
                        linewidth=3.0 if best else 1.2)  # fmt: skip
         else:
-            panel.plot(places[:-1], heights, color=GRID, linewidth=0.8, zorder=1)
+            panel.plot(places[:-1], heights, color="#b4bfcd", linewidth=0.9, zorder=1)
     for place, (_, ticks) in enumerate(scales.values()):
         _axis(panel, place, ticks)
     value_ticks = [(i / 4, f"{low + i / 4 * span:.4g}") for i in range(5)]
