@@ -33,8 +33,8 @@ import numpy as np
 
 from benchmarks import race
 from benchmarks.preprocess_faces import make_landmarker, moving_portrait, scores
+from fer_jax.executors import make_engine
 from fer_jax.records import Clip, encode
-from preprocessing.executors import make_engine
 from preprocessing.extract import FULL_SEARCH_EVERY, OUTPUTS, Extractor, Recipe
 from preprocessing.faces_dlib import DlibFaces
 from preprocessing.model_files import dlib68_path

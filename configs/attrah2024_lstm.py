@@ -13,9 +13,25 @@ Expected: see results/attrah2024.csv, which holds every run behind this line: ac
 0; 0.740 seed 1) and macro F1 0.665 (0.666), paper 0.7199 and 0.6298; 65 s on 2 cores of a CPU.
 8.5 % of the test images are exact copies of training images, which the audit reports; that is
 FER2013's own, and holds for every published number on it.
+
+Sweep:   fer-jax sweep configs/attrah2024_lstm.py --data.dir records/
+The paper's last tuner (Keras Tuner's RandomSearch, 15 trials of 100 epochs): 7 layers, each of 10,
+14, ... 30 units but the first, which is as wide as the input.
 """
 
-from fer_jax.config import LSTM, Data, Experiment, Loss, Optim, Protocol, Train
+from fer_jax.config import (
+    LSTM,
+    Data,
+    Experiment,
+    Loss,
+    Optim,
+    Protocol,
+    Sweep,
+    Train,
+    choice,
+    integers,
+    log_uniform,
+)
 
 
 def experiment() -> Experiment:
@@ -45,3 +61,28 @@ def experiment() -> Experiment:
             loss=Loss(class_weights=(0.9, 1.45, 0.95)),
         ),
     )  # fmt: skip
+
+
+def sweep() -> Sweep:
+    return Sweep(
+        space={
+            **{f"model.units.{layer}": integers(10, 32, step=4) for layer in range(1, 7)},
+            "model.activation": choice("selu", "tanh", "relu", "leaky_relu"),
+            "model.kernel_l2": log_uniform(1e-10, 1e-5),
+            "optim.lr": log_uniform(1e-6, 1e-3),
+            "optim.weight_decay": log_uniform(1e-10, 9e-4),
+        },
+        fixed={
+            "data.zscore": False,
+            "model.units": (52, 30, 30, 30, 30, 30, 30),
+            "model.dropout": 0.0,
+            "optim.schedule": "constant",
+            "train.loss.class_weights": "none",
+            "train.batch": 150,
+            "train.epochs": 100,
+        },
+        objective="validation/loss",
+        trials=15,
+        sampler="random",
+        pruner="none",
+    )

@@ -200,6 +200,12 @@ def population(args: argparse.Namespace) -> tuple[int, dict[str, Any], str]:
     return 0, report, text
 
 
+def sweep(args: argparse.Namespace) -> tuple[int, dict[str, Any], str]:
+    from fer_jax.sweep.command import sweep
+
+    return sweep(args)
+
+
 def _add_result(run: Path, table: Path | None) -> str:
     from fer_jax.evaluation.results import append_row
 

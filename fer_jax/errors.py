@@ -11,3 +11,7 @@ class UserError(ValueError):
 
 class LeakError(UserError):
     """A split that leaks, where `--strict` was asked for: exit code 4."""
+
+
+class BusyError(UserError):
+    """Another process has what this one wants to write."""

@@ -59,6 +59,16 @@ def has_tpu(root: Path = ROOT) -> bool:
     return any(dev.glob("accel[0-9]*")) or any(dev.glob("vfio/[0-9]*"))
 
 
+def visible_gpus(root: Path = ROOT) -> list[str]:
+    """NVIDIA GPUs that this process may use, as $CUDA_VISIBLE_DEVICES calls them."""
+    if os.environ.get("JAX_PLATFORMS") == "cpu":
+        return []
+    told = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if told is not None:
+        return [name.strip() for name in told.split(",") if name.strip() not in ("", "-1")]
+    return [str(i) for i, _ in enumerate((root / "dev").glob("nvidia[0-9]*"))]
+
+
 def default_workers(bytes_per_worker: int, root: Path = ROOT) -> int:
     """Every core that may be used, as long as there is memory for a worker on each."""
     return max(1, min(available_cores(root), available_memory(root) // bytes_per_worker))

@@ -190,6 +190,15 @@ def make_parser() -> argparse.ArgumentParser:
     )
     _add_training(p, "DIR")
 
+    _add_sweep(
+        add(
+            "sweep",
+            commands.sweep,
+            "Search a config's hyper-parameters: many trials, pruned early; repeat it to go on.",
+            "fer-jax sweep configs/attrah2024_dense.py --data.dir records/ --trials 64",
+        )
+    )
+
     p = add(
         "evaluate",
         commands.evaluate,
@@ -344,3 +353,39 @@ def _add_protocol(p: argparse.ArgumentParser) -> None:
     )
     for name in ("--folds", "--fold", "--seed"):
         p.add_argument(name, metavar="N")
+
+
+def _add_sweep(p: argparse.ArgumentParser) -> None:
+    """What `sweep` takes beside a config's keys."""
+    p.usage = (
+        f"{p.prog} CONFIG [--space KEY=VALUES ...] [--trials N] [--objective FIGURE] "
+        "[--sampler NAME] [--pruner NAME] [--seed N] [--engine NAME] [--workers N] [--lanes N] "
+        "[--storage URL] [--study NAME] [--out DIR] [--json] [--key value ...]"
+    )
+    p.add_argument("config", metavar="CONFIG", help="its sweep() says what is searched, or --space")
+    p.add_argument(
+        "--space", action="append", default=[], metavar="KEY=VALUES",
+        help="in place of the config's: optim.lr=log:1e-5:1e-2, model.dropout=uniform:0:0.5, "
+        "train.batch=int:32:128:32, model.units=32,64,128 or (lists) model.units=32,32|64,64",
+    )  # fmt: skip
+    p.add_argument("--trials", type=int, metavar="N", help="in all, those of earlier commands too")
+    p.add_argument("--objective", metavar="FIGURE", help="of the validation part, as in "
+                   "validation/loss (default: the config's train.monitor)")  # fmt: skip
+    p.add_argument("--sampler", choices=("tpe", "random", "grid"))
+    p.add_argument("--pruner", choices=("median", "hyperband", "none"))
+    p.add_argument("--seed", type=int, default=0, metavar="N", help="of the sampler")
+    p.add_argument(
+        "--engine", default="local", choices=("local", "population", "ray"),
+        help="local: a process a GPU, or a core; population: many trials as one program; ray: a "
+        "cluster (default: local)",
+    )  # fmt: skip
+    p.add_argument("--workers", type=int, default=0, metavar="N", help="trials at a time")
+    p.add_argument("--lanes", type=int, default=0, metavar="N", help="of a population")
+    p.add_argument(
+        "--storage", default="", metavar="URL",
+        help="a PostgreSQL database that several machines share (default: a file in DIR)",
+    )  # fmt: skip
+    p.add_argument("--study", default="", metavar="NAME", help="its name in the database")
+    p.add_argument(
+        "--out", type=Path, metavar="DIR", help="default: sweeps/<name>-<hash of the config>"
+    )

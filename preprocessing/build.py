@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from fer_jax.errors import UserError
+from fer_jax.executors import Engine, WorkerDied, make_engine
 from fer_jax.machine import default_workers
 from fer_jax.records import Clip
 from preprocessing import corpora
@@ -33,7 +34,6 @@ from preprocessing.coverage import (
     compare_with_published,
     quarantine_csv,
 )
-from preprocessing.executors import Engine, WorkerDied, make_engine
 from preprocessing.extract import Recipe
 from preprocessing.plan import Plan
 from preprocessing.worker import Fault, ShardJob, build_shard, manifest_path, read_progress
@@ -256,6 +256,9 @@ class _Build:
         """Queue the shard again, without the clip that killed two workers."""
         position, _ = read_progress(job.progress)
         job.progress.unlink(missing_ok=True)
+        if died.machine_lost:  # No clip's fault.
+            self._engine.submit(job)
+            return
         at_clip = 0 <= position < len(job.clips)
         suspect = job.clips[position].clip_id if at_clip else job.path.name
         self._deaths[suspect] += 1

@@ -16,12 +16,12 @@ PACKAGES = ("fer_jax", "preprocessing", "configs", "launch")
 
 CORE = (
     "fer_jax", "fer_jax.labels", "fer_jax.records", "fer_jax.example", "fer_jax.config",
-    "fer_jax.errors", "fer_jax.machine",
+    "fer_jax.errors", "fer_jax.executors", "fer_jax.machine",
 )  # fmt: skip
 LEARNING = (*CORE, "fer_jax.data", "fer_jax.models", "fer_jax.training", "fer_jax.progress")
 EVERYTHING = (
-    *LEARNING, "fer_jax.evaluation", "fer_jax.deploy", "fer_jax.demo", "fer_jax.doctor",
-    "preprocessing",
+    *LEARNING, "fer_jax.evaluation", "fer_jax.deploy", "fer_jax.sweep", "fer_jax.demo",
+    "fer_jax.doctor", "preprocessing",
 )  # fmt: skip
 
 #: Room -> the rooms of ours that it may import. The longest name that fits a module is its room.
@@ -32,6 +32,7 @@ RULES: dict[str, tuple[str, ...]] = {
     "fer_jax.example": CORE,
     "fer_jax.config": CORE,
     "fer_jax.errors": CORE,
+    "fer_jax.executors": ("fer_jax.errors", "fer_jax.machine"),
     "fer_jax.machine": (),
     "fer_jax.progress": CORE,
     "fer_jax.data": (*CORE, "fer_jax.data"),
@@ -39,6 +40,7 @@ RULES: dict[str, tuple[str, ...]] = {
     "fer_jax.training": LEARNING,
     "fer_jax.evaluation": (*LEARNING, "fer_jax.evaluation"),
     "fer_jax.deploy": (*LEARNING, "fer_jax.evaluation", "fer_jax.deploy", "preprocessing"),
+    "fer_jax.sweep": (*LEARNING, "fer_jax.evaluation", "fer_jax.sweep"),
     "fer_jax.cli": (*EVERYTHING, "fer_jax.parser"),
     "fer_jax.parser": ("fer_jax", "fer_jax.errors", "fer_jax.commands"),
     "fer_jax.commands": EVERYTHING,
@@ -46,7 +48,7 @@ RULES: dict[str, tuple[str, ...]] = {
     "fer_jax.doctor": EVERYTHING,
     "preprocessing": (
         "fer_jax", "fer_jax.labels", "fer_jax.records", "fer_jax.example", "fer_jax.errors",
-        "fer_jax.machine",
+        "fer_jax.executors", "fer_jax.machine",
         "preprocessing",
     ),
     "configs": ("fer_jax", "fer_jax.config", "configs"),
@@ -77,6 +79,7 @@ BANNED: dict[str, set[str]] = {
     "fer_jax.models": VISION,
     "fer_jax.training": VISION,
     "fer_jax.evaluation": VISION,
+    "fer_jax.sweep": VISION,
 }
 
 

@@ -7,7 +7,14 @@ here imports JAX: looking at a config is cheap.
 
 from fer_jax.config.base import Given, off, with_values
 from fer_jax.config.data import Augment, Data, Features, Image, Importance, Protocol
-from fer_jax.config.experiment import Experiment, differences, from_json, load_config, override
+from fer_jax.config.experiment import (
+    Experiment,
+    differences,
+    from_json,
+    load_config,
+    load_sweep,
+    override,
+)
 from fer_jax.config.model import (
     C3D,
     CNNRNN,
@@ -23,6 +30,16 @@ from fer_jax.config.model import (
     VGGFace,
     Xception,
 )
+from fer_jax.config.sweep import (
+    Choice,
+    Integers,
+    Sweep,
+    Uniform,
+    choice,
+    integers,
+    log_uniform,
+    uniform,
+)
 from fer_jax.config.training import (
     Checkpoint,
     EarlyStop,
@@ -35,9 +52,10 @@ from fer_jax.config.training import (
 )
 
 __all__ = [
-    "C3D", "CNNRNN", "GRU", "LSTM", "Augment", "Checkpoint", "Data", "Dense", "EarlyStop",
+    "C3D", "CNNRNN", "GRU", "LSTM", "Augment", "Checkpoint", "Choice", "Data", "Dense", "EarlyStop",
     "EmotionalDAN", "Experiment", "Features", "Given", "Image", "Importance", "InceptionV3", "Init",
-    "Loss", "Model", "NestedLSTM", "Optim", "Parallel", "Protocol", "ResNet", "SmallCNN", "Track",
-    "Train", "VGGFace", "Xception", "differences", "from_json", "load_config", "off", "override",
-    "with_values",
+    "Integers", "Loss", "Model", "NestedLSTM", "Optim", "Parallel", "Protocol", "ResNet",
+    "SmallCNN", "Sweep", "Track", "Train", "Uniform", "VGGFace", "Xception", "choice",
+    "differences", "from_json", "integers", "load_config", "load_sweep", "log_uniform", "off",
+    "override", "uniform", "with_values",
 ]  # fmt: skip

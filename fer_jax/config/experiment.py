@@ -7,15 +7,18 @@ import runpy
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 from pydantic import Field, TypeAdapter, ValidationError
 
 from fer_jax.config.base import STRICT, validated
 from fer_jax.config.data import Data, Protocol
 from fer_jax.config.model import LSTM, Model
+from fer_jax.config.sweep import Sweep
 from fer_jax.config.training import Checkpoint, Optim, Parallel, Track, Train
 from fer_jax.errors import UserError
+
+_T = TypeVar("_T")
 
 
 @validated(frozen=True, kw_only=True, config=STRICT)
@@ -155,6 +158,30 @@ def load_config(path: str | Path, changes: Sequence[tuple[str, str]] = ()) -> Ex
     Raises:
       UserError: no such file, no `experiment()` in it, a bad key or value.
     """
+    path = _existing(path)
+    if path.suffix == ".json":
+        try:
+            experiment = from_json(json.loads(path.read_text()), str(path))
+        except json.JSONDecodeError as error:
+            raise UserError(f"{path} is not JSON: {error}") from None
+    else:
+        experiment = _run_config(path, "experiment", Experiment)
+        if experiment is None:
+            raise UserError(f"{path} has no `def experiment() -> Experiment`")
+    return override(experiment, changes)
+
+
+def load_sweep(path: str | Path) -> Sweep | None:
+    """What a config file's `def sweep()` gives; None without one.
+
+    Raises:
+      UserError: no such file, or what it gives is no `Sweep`.
+    """
+    path = _existing(path)
+    return None if path.suffix == ".json" else _run_config(path, "sweep", Sweep)
+
+
+def _existing(path: str | Path) -> Path:
     path = Path(path)
     if not path.is_file():
         known = [*path.parent.glob("*.py"), *Path("configs").glob("*.py")]
@@ -162,22 +189,16 @@ def load_config(path: str | Path, changes: Sequence[tuple[str, str]] = ()) -> Ex
         near = get_close_matches(path.name, by_name, n=1)
         hint = f"; did you mean {by_name[near[0]]}?" if near else ""
         raise UserError(f"no config file {path}{hint}")
-    if path.suffix == ".json":
-        try:
-            experiment = from_json(json.loads(path.read_text()), str(path))
-        except json.JSONDecodeError as error:
-            raise UserError(f"{path} is not JSON: {error}") from None
-    else:
-        experiment = _run_config(path)
-    return override(experiment, changes)
+    return path
 
 
-def _run_config(path: Path) -> Experiment:
+def _run_config(path: Path, name: str, kind: type[_T]) -> _T | None:
+    """What the file's function `name` gives; None if there is no such function."""
     try:
-        make = runpy.run_path(str(path)).get("experiment")
+        make = runpy.run_path(str(path)).get(name)
         if not callable(make):
-            raise UserError(f"{path} has no `def experiment() -> Experiment`")
-        experiment = make()
+            return None
+        made = make()
     except ValidationError as error:
         raise UserError(f"{path}: {_explain(error)}") from None
     except UserError:
@@ -185,6 +206,6 @@ def _run_config(path: Path) -> Experiment:
     except (Exception, SystemExit) as error:  # Whatever it is, it happened in the user's file.
         text = " ".join(str(error).split())
         raise UserError(f"{path}: {type(error).__name__}: {text}") from error
-    if not isinstance(experiment, Experiment):
-        raise UserError(f"{path}: experiment() gave {type(experiment).__name__}, not Experiment")
-    return experiment
+    if not isinstance(made, kind):
+        raise UserError(f"{path}: {name}() gave {type(made).__name__}, not {kind.__name__}")
+    return made

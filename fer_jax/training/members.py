@@ -98,6 +98,11 @@ def _plain(value: str) -> str:
     return re.sub(r"[^\w.+-]+", "-", value).strip("-")
 
 
+def may_differ(key: str) -> bool:
+    """Whether members of one program may differ in a key of the config."""
+    return key in NUMBERS or any(key == part or key.startswith(f"{part}.") for part in _OUTSIDE)
+
+
 def varied(members: Sequence[Member]) -> tuple[str, ...]:
     """The `NUMBERS` that members differ in.
 
@@ -106,8 +111,7 @@ def varied(members: Sequence[Member]) -> tuple[str, ...]:
     """
     differ = differences([member.experiment for member in members])
     for key in differ:
-        inside = any(key == part or key.startswith(f"{part}.") for part in _OUTSIDE)
-        if key not in NUMBERS and not inside:
+        if not may_differ(key):
             raise UserError(
                 f"--{key} cannot differ within one program, which can vary protocol.*, train.seed, "
                 f"train.loss.class_weights, {', '.join(NUMBERS)}: run the command once a value"

@@ -52,6 +52,8 @@ from fer_jax.training.state import TrainState, divide, make_keys, make_state
 
 #: Called with epochs done and in all, of all members, and how the field stands.
 OnProgress = Callable[[int, int, str], None]
+#: Called with a member and its line of history; a word ends it with that as its reason.
+OnEpoch = Callable[[Member, dict[str, Any]], str]
 
 
 def train_population(
@@ -61,6 +63,7 @@ def train_population(
     lanes: int = 0,
     on_progress: OnProgress | None = None,
     on_note: Callable[[str], None] | None = None,
+    on_epoch: OnEpoch | None = None,
 ) -> dict[str, Any]:
     """Trains all members, or goes on with them where they stopped.
 
@@ -92,7 +95,7 @@ def train_population(
                 shutil.rmtree(out)
             raise
         if waiting:
-            population.train(interrupts, on_progress)
+            population.train(interrupts, on_progress, on_epoch or (lambda *_: ""))
         shutil.rmtree(checkpoints_of(out), ignore_errors=True)
         return {"members": [outcome(member, out / member.name) for member in members]}
 
@@ -187,7 +190,9 @@ class Population:
             for key, split in splits.items()
         }, whole
 
-    def train(self, interrupts: Interrupts, on_progress: OnProgress | None) -> None:
+    def train(
+        self, interrupts: Interrupts, on_progress: OnProgress | None, on_epoch: OnEpoch
+    ) -> None:
         """Until all members are over."""
         lanes = self._lanes
         tell = on_progress or (lambda *_: None)
@@ -195,7 +200,7 @@ class Population:
             tell(*self._standing.tell(lanes.runners))
             while self._fill():
                 if self._round(interrupts):
-                    self._judge()
+                    self._judge(on_epoch)
                     tell(*self._standing.tell(lanes.runners))
                 if interrupts.signum or self._due():
                     self._save()
@@ -264,7 +269,7 @@ class Population:
         self._done = reached % self._steps
         return reached == self._steps
 
-    def _judge(self) -> None:
+    def _judge(self, on_epoch: OnEpoch) -> None:
         """Validates, writes history, and lets members go that are finished."""
         lanes, settings = self._lanes, self._first.train
         runners = [runner for runner in lanes.runners if runner is not None]
@@ -294,8 +299,9 @@ class Population:
             except UserError as error:
                 over[lane] = "", str(error)
             else:
-                if finished:
-                    over[lane] = finished, ""
+                stopped = on_epoch(runner.member, line)
+                if finished or stopped:
+                    over[lane] = finished or stopped, ""
         lanes.improve(better)
         for lane, (finished, failed) in over.items():
             done = finish_run(lanes, lane, finished, failed)

@@ -18,7 +18,7 @@ import numpy as np
 from fer_jax import config, models
 from fer_jax.config import Experiment
 from fer_jax.data.statistics import Statistics
-from fer_jax.errors import UserError
+from fer_jax.errors import BusyError, UserError
 from fer_jax.labels import LabelSpace
 from fer_jax.training import checkpoint, distributed
 
@@ -53,7 +53,7 @@ def locked(run: Path) -> Iterator[bool]:
     """Makes a directory ours while we train in it; True if it was not there.
 
     Raises:
-      UserError: it is a file, holds something else, or another process trains in it.
+      UserError: it is a file, holds something else, or (`BusyError`) another process trains in it.
     """
     if run.exists() and not run.is_dir():
         raise UserError(f"{run} is a file: give a directory for the run")
@@ -65,7 +65,7 @@ def locked(run: Path) -> Iterator[bool]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise UserError(
+            raise BusyError(
                 f"another process is training in {run}: wait for it or stop it"
             ) from None
         yield made

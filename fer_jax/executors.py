@@ -2,7 +2,7 @@
 
 An engine calls one function on many jobs and survives the death of a worker: the job that it was
 at ends with `WorkerDied`, the others go on, and a new worker takes the dead one's place. What to do
-about the job is for the caller to decide.
+about the job is for the caller to decide. Preprocessing's jobs are shards, a sweep's are trials.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import signal
 import threading
 import traceback
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any, Protocol
@@ -30,11 +30,13 @@ class WorkerDied(Exception):
 
     Attributes:
       signal: what killed it, 0 if it exited or the engine does not know.
+      machine_lost: the whole machine went, which says nothing about the job.
     """
 
-    def __init__(self, reason: str, signal_number: int = 0) -> None:
+    def __init__(self, reason: str, signal_number: int = 0, machine_lost: bool = False) -> None:
         super().__init__(reason)
         self.signal = signal_number
+        self.machine_lost = machine_lost
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,13 @@ class Outcome:
 
 
 class Engine(Protocol):
-    """Runs a function on jobs. Leaving its `with` block stops whatever still runs, at once."""
+    """Runs a function on jobs. Leaving its `with` block stops whatever still runs, at once.
+
+    Attributes:
+      workers: how many jobs it does at a time.
+    """
+
+    workers: int
 
     def submit(self, job: Any) -> None:
         """Queue a job."""
@@ -62,23 +70,33 @@ class Engine(Protocol):
 
 
 def make_engine(
-    name: str, function: Callable[[Any], Any], workers: int | None, log: str = os.devnull
+    name: str,
+    function: Callable[[Any], Any],
+    workers: int | None,
+    log: str = os.devnull,
+    *,
+    environments: Sequence[Mapping[str, str]] = (),
+    gpus: bool = False,
 ) -> Engine:
     """The engine called `name`.
 
     Args:
       name: "local" or "ray".
       function: what is done to every job; importable by name, like the jobs picklable.
-      workers: at most so many at a time; None for every core that may be used.
+      workers: at most so many at a time; None for every core that may be used (with `gpus`, for
+        every GPU).
       log: file that takes what local workers write to stderr.
+      environments: variables of local workers, one after another; none of them has more than one
+        worker.
+      gpus: a job takes a GPU of a Ray cluster that has some.
 
     Raises:
       UserError: unknown engine, Ray not installed, no Ray cluster.
     """
     if name == "local":
-        return LocalEngine(function, workers or available_cores(), log)
+        return LocalEngine(function, workers or available_cores(), log, environments)
     if name == "ray":
-        return RayEngine(function, workers)
+        return RayEngine(function, workers, gpus)
     raise UserError(f"unknown engine {name!r}; known are {', '.join(ENGINES)}")
 
 
@@ -88,6 +106,7 @@ class _Worker:
 
     process: Any
     connection: Connection
+    environment: Mapping[str, str]
     ready: bool = False
     job: Any = None
 
@@ -98,24 +117,31 @@ class LocalEngine:
     (concurrent.futures gives up all jobs when one worker dies.)
     """
 
-    def __init__(self, function: Callable[[Any], Any], workers: int, log: str) -> None:
+    def __init__(
+        self,
+        function: Callable[[Any], Any],
+        workers: int,
+        log: str,
+        environments: Sequence[Mapping[str, str]] = (),
+    ) -> None:
         self._function = function
-        self._count = workers
+        self._free = list(environments) or [{}] * workers
+        self.workers = min(workers, len(self._free))
         self._log = log
         self._context = multiprocessing.get_context("spawn")
         self._queue: deque[Any] = deque()
-        self._workers: list[_Worker] = []
+        self._processes: list[_Worker] = []
 
     def submit(self, job: Any) -> None:
         self._queue.append(job)
 
     def wait(self, seconds: float) -> list[Outcome]:
-        busy = sum(worker.job is not None for worker in self._workers)
-        while len(self._workers) < min(self._count, busy + len(self._queue)):
-            self._workers.append(self._start())
+        busy = sum(worker.job is not None for worker in self._processes)
+        while len(self._processes) < min(self.workers, busy + len(self._queue)):
+            self._processes.append(self._start())
         self._hand_out()
-        by_handle: dict[Any, _Worker] = {w.connection: w for w in self._workers}
-        by_handle |= {w.process.sentinel: w for w in self._workers}
+        by_handle: dict[Any, _Worker] = {w.connection: w for w in self._processes}
+        by_handle |= {w.process.sentinel: w for w in self._processes}
         ended = {
             id(by_handle[handle]): by_handle[handle] for handle in wait(list(by_handle), seconds)
         }
@@ -125,16 +151,17 @@ class LocalEngine:
 
     def _start(self) -> _Worker:
         ours, theirs = self._context.Pipe()
+        environment = self._free.pop(0)
         process = self._context.Process(
-            target=_serve, args=(theirs, self._function, self._log), daemon=True
+            target=_serve, args=(theirs, self._function, self._log, environment), daemon=True
         )
         process.start()
         # With our copy closed, the end of the process is the end of the pipe.
         theirs.close()
-        return _Worker(process, ours)
+        return _Worker(process, ours, environment)
 
     def _hand_out(self) -> None:
-        for worker in self._workers:
+        for worker in self._processes:
             if worker.ready and worker.job is None and self._queue:
                 worker.job = self._queue.popleft()
                 try:
@@ -160,7 +187,8 @@ class LocalEngine:
         return [Outcome(job, value, error)]
 
     def _bury(self, worker: _Worker) -> list[Outcome]:
-        self._workers.remove(worker)
+        self._processes.remove(worker)
+        self._free.append(worker.environment)
         worker.process.join()
         worker.connection.close()
         code = worker.process.exitcode
@@ -175,16 +203,22 @@ class LocalEngine:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        for worker in self._workers:
+        for worker in self._processes:
             worker.process.kill()
-        for worker in self._workers:
+        for worker in self._processes:
             worker.process.join()
             worker.connection.close()
-        self._workers.clear()
+        self._processes.clear()
 
 
-def _serve(connection: Connection, function: Callable[[Any], Any], log: str) -> None:
+def _serve(
+    connection: Connection,
+    function: Callable[[Any], Any],
+    log: str,
+    environment: Mapping[str, str],
+) -> None:
     """The life of a local worker: say that it is ready, then a job after the other."""
+    os.environ.update(environment)
     # Ctrl-C reaches the whole terminal; the parent decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -225,12 +259,16 @@ def _portable(error: Exception) -> tuple[Exception, str]:
 class RayEngine:
     """Tasks on an existing Ray cluster, one core each.
 
-    Every node needs this package, and sees the same files under the same names.
+    Every node needs this package, and sees the same files under the same names. The end of a node
+    is told from the end of a worker, which may be its job's own fault.
     """
 
-    def __init__(self, function: Callable[[Any], Any], workers: int | None) -> None:
+    def __init__(
+        self, function: Callable[[Any], Any], workers: int | None, gpus: bool = False
+    ) -> None:
         try:
             import ray  # pyright: ignore[reportMissingImports]
+            import ray.exceptions  # pyright: ignore[reportMissingImports]
         except ImportError as error:
             raise UserError(
                 "the engine ray needs Ray: pip install 'fer-jax[ray]', or use the engine local"
@@ -243,9 +281,12 @@ class RayEngine:
                     "no Ray cluster here: `ray start --head` makes one, RAY_ADDRESS names one"
                 ) from error
         self._ray = ray
+        there = ray.cluster_resources()
+        gpus = gpus and there.get("GPU", 0) >= 1
         # A retry is the caller's decision: Ray's own would rebuild around no clip.
-        self._function = ray.remote(num_cpus=1, max_retries=0)(function)
-        self._count = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
+        remote = ray.remote(num_cpus=1, num_gpus=int(gpus), max_retries=0)
+        self._function = remote(function)
+        self.workers = workers or max(1, int(there.get("GPU" if gpus else "CPU", 1)))
         self._queue: deque[Any] = deque()
         self._running: dict[Any, Any] = {}
 
@@ -253,7 +294,7 @@ class RayEngine:
         self._queue.append(job)
 
     def wait(self, seconds: float) -> list[Outcome]:
-        while self._queue and len(self._running) < self._count:
+        while self._queue and len(self._running) < self.workers:
             job = self._queue.popleft()
             self._running[self._function.remote(job)] = job
         if not self._running:
@@ -268,6 +309,9 @@ class RayEngine:
         except self._ray.exceptions.RayTaskError as error:
             cause = error.cause
             return Outcome(job, error=cause if isinstance(cause, Exception) else error)
+        except (self._ray.exceptions.NodeDiedError, self._ray.exceptions.ObjectLostError) as error:
+            died = WorkerDied(f"Ray: {type(error).__name__}", machine_lost=True)
+            return Outcome(job, error=died)
         except self._ray.exceptions.RayError as error:
             return Outcome(job, error=WorkerDied(f"Ray: {type(error).__name__}"))
 

@@ -11,7 +11,7 @@ import time
 import pytest
 
 from fer_jax.errors import UserError
-from preprocessing.executors import WorkerDied, make_engine
+from fer_jax.executors import WorkerDied, make_engine
 
 
 def _drain(engine, jobs):
@@ -51,9 +51,9 @@ def test_an_exit_is_a_death():
 def test_leaving_the_block_stops_what_runs():
     with make_engine("local", time.sleep, 1) as engine:
         engine.submit(3600)
-        while not any(worker.job for worker in engine._workers):
+        while not any(worker.job for worker in engine._processes):
             engine.wait(0.1)
-        process = engine._workers[0].process
+        process = engine._processes[0].process
         assert process.is_alive()
     assert process.exitcode == -signal.SIGKILL
 
