@@ -15,6 +15,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from fer_jax import storage
 from fer_jax.errors import LeakError, UserError
 from fer_jax.parser import make_parser
 
@@ -77,8 +78,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             enable_compilation_cache()
             pass_over_libtpu()
-        code, report, text = args.run(args)
-        print(json.dumps(report) if args.json else text)
+        with storage.brought(args) as said:
+            code, report, text = args.run(args)
+            shown = said(json.dumps(report) if args.json else text)
+        print(shown)
         return code
     except UserError as error:
         print(f"fer-jax: {error}", file=sys.stderr)

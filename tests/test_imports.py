@@ -16,7 +16,7 @@ PACKAGES = ("fer_jax", "preprocessing", "configs", "launch")
 
 CORE = (
     "fer_jax", "fer_jax.labels", "fer_jax.records", "fer_jax.example", "fer_jax.config",
-    "fer_jax.errors", "fer_jax.machine",
+    "fer_jax.errors", "fer_jax.machine", "fer_jax.storage",
 )  # fmt: skip
 LEARNING = (*CORE, "fer_jax.data", "fer_jax.models", "fer_jax.training", "fer_jax.progress")
 EVERYTHING = (
@@ -34,6 +34,7 @@ RULES: dict[str, tuple[str, ...]] = {
     "fer_jax.errors": CORE,
     "fer_jax.machine": (),
     "fer_jax.progress": CORE,
+    "fer_jax.storage": ("fer_jax.errors", "fer_jax.progress", "fer_jax.storage"),
     "fer_jax.data": (*CORE, "fer_jax.data"),
     "fer_jax.models": (*CORE, "fer_jax.models"),
     "fer_jax.training": LEARNING,
@@ -73,6 +74,7 @@ BANNED: dict[str, set[str]] = {
     "fer_jax.errors": JAX | VISION,
     "fer_jax.machine": JAX | VISION,
     "fer_jax.progress": JAX | VISION,
+    "fer_jax.storage": JAX | VISION,
     "fer_jax.data": VISION,
     "fer_jax.models": VISION,
     "fer_jax.training": VISION,

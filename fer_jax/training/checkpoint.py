@@ -17,6 +17,7 @@ from typing import Any
 
 import orbax.checkpoint as ocp
 
+from fer_jax import storage
 from fer_jax.errors import UserError
 
 SEAL = "SHA256SUMS"
@@ -49,6 +50,7 @@ def seal(step: Path) -> None:
         handle = os.open(directory, os.O_RDONLY)
         os.fsync(handle)
         os.close(handle)
+    storage.changed(step)
 
 
 def damage(step: Path) -> str:
