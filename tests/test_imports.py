@@ -41,8 +41,8 @@ RULES: dict[str, tuple[str, ...]] = {
     "fer_jax.evaluation": (*LEARNING, "fer_jax.evaluation"),
     "fer_jax.deploy": (*LEARNING, "fer_jax.evaluation", "fer_jax.deploy", "preprocessing"),
     "fer_jax.cli": (*EVERYTHING, "fer_jax.parser"),
-    "fer_jax.parser": ("fer_jax", "fer_jax.errors", "fer_jax.commands"),
-    "fer_jax.commands": EVERYTHING,
+    "fer_jax.parser": ("fer_jax", "fer_jax.errors", "fer_jax.commands", "launch"),
+    "fer_jax.commands": (*EVERYTHING, "launch"),
     "fer_jax.demo": EVERYTHING,
     "fer_jax.doctor": EVERYTHING,
     "preprocessing": (

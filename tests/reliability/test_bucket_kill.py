@@ -74,7 +74,7 @@ def s3(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     for name, value in settings.items():
         monkeypatch.setenv(name, value)
     fs = s3fs.S3FileSystem(skip_instance_cache=True)
-    fs.mkdir("faces")
+    fs.mkdirs("faces", exist_ok=True)
     yield fs
     server.stop()
 
