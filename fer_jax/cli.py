@@ -16,6 +16,7 @@ import traceback
 from collections.abc import Sequence
 from typing import Any
 
+from fer_jax import storage
 from fer_jax.errors import LeakError, UserError
 from fer_jax.parser import make_parser
 
@@ -27,7 +28,9 @@ _REFUSED = {
     errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG,
 }  # fmt: skip
 #: Commands that take the keys of a config.
-OVERRIDDEN = ("train", "crossval", "sweep", "reproduce", "audit", "split", "importance")
+OVERRIDDEN = (
+    "train", "crossval", "sweep", "reproduce", "audit", "split", "importance", "launch",
+)  # fmt: skip
 #: Modules of the extra `preprocess`.
 _EXTRA = {"cv2", "dlib", "face_recognition_models", "mediapipe", "skimage"}
 
@@ -103,8 +106,10 @@ def _run(argv: Sequence[str] | None) -> tuple[int, str]:
 
             enable_compilation_cache()
             pass_over_libtpu()
-        code, report, text = args.run(args)
-        print(json.dumps(report) if args.json else text)
+        with storage.brought(args) as said:
+            code, report, text = args.run(args)
+            shown = said(json.dumps(report) if args.json else text)
+        print(shown)
         return code, ""
     except UserError as error:
         return 4 if isinstance(error, LeakError) else 2, str(error)

@@ -330,6 +330,12 @@ def bench(args: argparse.Namespace) -> tuple[int, dict[str, Any], str]:
     return 0, {"answers": answers}, table
 
 
+def launch(args: argparse.Namespace) -> tuple[int, dict[str, Any], str]:
+    from launch.command import launch
+
+    return launch(args)
+
+
 def doctor(args: argparse.Namespace) -> tuple[int, dict[str, Any], str]:
     from fer_jax.doctor import doctor, render
 

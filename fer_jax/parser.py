@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 from fer_jax import __version__, commands
 from fer_jax.errors import UserError
+from launch.arguments import add_arguments as add_launch_arguments
 
 #: The keys of `preprocessing.corpora.CORPORA`, which --help does not import.
 CORPORA = (
@@ -299,6 +300,16 @@ def make_parser() -> argparse.ArgumentParser:
         "--out", type=Path, default=Path("bench-results"), metavar="DIR",
         help="for the JSON and the table (default: bench-results)",
     )  # fmt: skip
+
+    add_launch_arguments(
+        add(
+            "launch",
+            commands.launch,
+            "Train, sweep or preprocess on a cloud, a cluster or in a container.",
+            "fer-jax launch skypilot configs/landmarks_lstm.py --topology v5e:4x4 --spot "
+            "--data gs://bucket/records --run gs://bucket/runs/one",
+        )
+    )
 
     add(
         "doctor",

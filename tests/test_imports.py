@@ -16,7 +16,7 @@ PACKAGES = ("fer_jax", "preprocessing", "configs", "launch")
 
 CORE = (
     "fer_jax", "fer_jax.labels", "fer_jax.records", "fer_jax.example", "fer_jax.config",
-    "fer_jax.errors", "fer_jax.executors", "fer_jax.machine",
+    "fer_jax.errors", "fer_jax.executors", "fer_jax.machine", "fer_jax.storage",
 )  # fmt: skip
 LEARNING = (*CORE, "fer_jax.data", "fer_jax.models", "fer_jax.training", "fer_jax.progress")
 EVERYTHING = (
@@ -35,6 +35,7 @@ RULES: dict[str, tuple[str, ...]] = {
     "fer_jax.executors": ("fer_jax.errors", "fer_jax.machine"),
     "fer_jax.machine": (),
     "fer_jax.progress": CORE,
+    "fer_jax.storage": ("fer_jax.errors", "fer_jax.progress", "fer_jax.storage"),
     "fer_jax.data": (*CORE, "fer_jax.data"),
     "fer_jax.models": (*CORE, "fer_jax.models"),
     "fer_jax.training": LEARNING,
@@ -42,8 +43,8 @@ RULES: dict[str, tuple[str, ...]] = {
     "fer_jax.deploy": (*LEARNING, "fer_jax.evaluation", "fer_jax.deploy", "preprocessing"),
     "fer_jax.sweep": (*LEARNING, "fer_jax.evaluation", "fer_jax.sweep"),
     "fer_jax.cli": (*EVERYTHING, "fer_jax.parser"),
-    "fer_jax.parser": ("fer_jax", "fer_jax.errors", "fer_jax.commands"),
-    "fer_jax.commands": EVERYTHING,
+    "fer_jax.parser": ("fer_jax", "fer_jax.errors", "fer_jax.commands", "launch"),
+    "fer_jax.commands": (*EVERYTHING, "launch"),
     "fer_jax.demo": EVERYTHING,
     "fer_jax.doctor": EVERYTHING,
     "preprocessing": (
@@ -75,6 +76,7 @@ BANNED: dict[str, set[str]] = {
     "fer_jax.errors": JAX | VISION,
     "fer_jax.machine": JAX | VISION,
     "fer_jax.progress": JAX | VISION,
+    "fer_jax.storage": JAX | VISION,
     "fer_jax.data": VISION,
     "fer_jax.models": VISION,
     "fer_jax.training": VISION,

@@ -14,6 +14,7 @@ from typing import Any, overload
 
 import numpy as np
 
+from fer_jax import storage
 from fer_jax.data.extracted import Extracted
 from fer_jax.data.manifest import check_manifest, file_sha256, read_json, read_manifest
 from fer_jax.data.tfrecord import REMEDY, Shard
@@ -295,13 +296,15 @@ class Joined(Corpus):
 def directories(dir: str | os.PathLike[str]) -> list[Path]:
     """The record directories that a command's DIR, or a config's data.dir, names.
 
+    One in a bucket is brought to this machine.
+
     Raises:
-      UserError: one is named twice.
+      UserError: one is named twice, or a bucket cannot be reached.
     """
     names = [name.strip() for name in os.fspath(dir).split(",") if name.strip()]
     if len(names) < 2 or Path(dir).exists():
-        return [Path(dir)]
-    paths = [Path(name) for name in names]
+        return [storage.local(dir)]
+    paths = [storage.local(name) for name in names]
     for path in paths:
         if [other.resolve() for other in paths].count(path.resolve()) > 1:
             raise UserError(f"{dir} names {path} twice")

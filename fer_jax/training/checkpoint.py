@@ -18,6 +18,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
+from fer_jax import storage
 from fer_jax.errors import UserError
 
 SEAL = "SHA256SUMS"
@@ -50,6 +51,7 @@ def seal(step: Path) -> None:
         handle = os.open(directory, os.O_RDONLY)
         os.fsync(handle)
         os.close(handle)
+    storage.changed(step)
 
 
 def damage(step: Path) -> str:

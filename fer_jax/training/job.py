@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -14,7 +13,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from fer_jax import models
+from fer_jax import models, storage
 from fer_jax.config import Data, Experiment, load_config
 from fer_jax.data import audit, corpus, importance, protocols, samples
 from fer_jax.data.samples import Samples
@@ -204,7 +203,7 @@ def _seen(experiment: Experiment, records: Records) -> set[str] | None:
     runs = [*experiment.train.init.run, *([extracted.facts["run"]] if extracted else [])]
     found, known = set(), set()
     while runs:
-        run = Path(runs.pop())
+        run = storage.local(runs.pop())
         if run in known or not (run / "split.csv").is_file():
             continue
         known.add(run)

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from fer_jax import config, models
+from fer_jax import config, models, storage
 from fer_jax.config import Experiment
 from fer_jax.data.statistics import Statistics
 from fer_jax.errors import BusyError, UserError
@@ -153,6 +153,7 @@ class History:
     def append(self, line: Mapping[str, Any]) -> None:
         with open(self.path, "a") as file:
             file.write(json.dumps(line) + "\n")
+        storage.changed(self.path)
 
 
 @dataclass(frozen=True)
@@ -192,7 +193,7 @@ def load_run(run: str | Path, which: Literal["best", "last"] = "best") -> Loaded
     Raises:
       UserError: not a run directory, no checkpoint yet, or every checkpoint is damaged.
     """
-    run = Path(run)
+    run = storage.local(run)
     if not (run / "config.json").is_file():
         raise UserError(f"{run} is not a run directory: make one with `fer-jax train CONFIG`")
     experiment = config.load_config(run / "config.json")

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from fer_jax import storage
 from fer_jax.config import Protocol
 from fer_jax.data.protocols.division import Division, fold_of, hold_out, some
 from fer_jax.data.protocols.index import Entry, Index, in_order
@@ -48,7 +49,7 @@ def _path(protocol: Protocol) -> Path:
     """
     if not protocol.file:
         raise UserError(f"protocol file needs --protocol.file: {_FORMS}")
-    path = Path(protocol.file)
+    path = storage.local(protocol.file)
     if not path.exists():
         raise UserError(f"--protocol.file {path} does not exist: give {_FORMS}")
     return path
