@@ -72,8 +72,9 @@ def export(
     for name in names:
         formats.functions(name)
         _free(out / name)
-    predictor = RunPredictor(load_run(run), run, exact=True)
-    recogniser = recogniser_of(run, predictor.loaded)
+    loaded = load_run(run)
+    recogniser = recogniser_of(run, loaded)
+    predictor = RunPredictor(loaded, run, exact=True)
     for note in notes(recogniser):
         on_note(note)
     if clips:
