@@ -166,6 +166,9 @@ def _flat(points: jax.Array) -> jax.Array:
     Left to itself, XLA turns the numbers of a TPU's frames, to pad fewer of them, and back.
     """
     flat = points.reshape(*points.shape[:-2], 136)
+    # An exported program of any batch may not hold what JAX does not promise to read again.
+    if not all(isinstance(side, int) for side in flat.shape):
+        return flat
     straight = Layout(tuple(range(flat.ndim)))
     return lax.platform_dependent(
         flat, tpu=lambda x: with_layout_constraint(x, straight), default=lambda x: x

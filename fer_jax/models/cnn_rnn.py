@@ -50,21 +50,26 @@ class CNNRNN(nnx.Module):
         self.rnn = RecurrentNetwork(rnn, embedded, classes, rngs, group="model.rnn")
 
     def __call__(self, batch: Mapping[str, Any], *, train: bool, key: jax.Array) -> Outputs:
-        """Args: batch["frames"], one stream f32[B, T, H, W, C]; batch["frame_mask"] bool[B, T]."""
+        """Args: batch["frames"], one stream f32[B, T, H, W, C]; batch["frame_mask"] bool[B, T]; see
+        `RecurrentNetwork` for batch["state"]."""
         (frames,) = batch["frames"].values()
         mask, weight = batch["frame_mask"], batch.get("weight")
         count, steps = mask.shape
-        keys = key if key.ndim else jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(count))
+        if train and not key.ndim:
+            key = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(count))
         real = mask.astype(jnp.float32)
         embeddings = self.cnn.embed(
             frames.reshape(count * steps, *frames.shape[2:]),
             train=train,
-            key=_frame_keys(keys, steps).reshape(-1),
+            key=_frame_keys(key, steps).reshape(-1) if train else key,
             weight=(real if weight is None else real * weight[:, None]).reshape(-1),
         )
         features = embeddings.reshape(count, steps, -1)
         features = jnp.where(mask[:, :, None], features, jnp.zeros_like(features))
-        return self.rnn({"features": features, "frame_mask": mask}, train=train, key=keys)
+        read = {"features": features, "frame_mask": mask}
+        if "state" in batch:
+            read["state"] = batch["state"]
+        return self.rnn(read, train=train, key=key)
 
 
 def _frame_keys(keys: jax.Array, steps: int) -> jax.Array:

@@ -22,7 +22,8 @@ Batch = Mapping[str, Any]
 """What a network reads of B samples of T frames (`fer_jax.data.batches.make_batch`):
 features f32[B, T, F]; frames, a dict by image stream of f32[B, T, H, W, C], normalised;
 frame_mask bool[B, T]; weight f32[B], 0 for the examples that only fill the batch; mean_shape
-f32[68, 2], the training set's landmarks in pixels. Only what the config asks for is there."""
+f32[68, 2], the training set's landmarks in pixels; state, what `Outputs.state` was after the frames
+before these, {} before the first. Only what the config asks for is there."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,9 @@ class Outputs(NamedTuple):
     """f32[B, D], what the classifier reads, before dropout."""
     landmarks: jax.Array | None = None
     """f32[B, 68, 2], pixels of the image, of networks that localise landmarks."""
+    state: dict[str, jax.Array] | None = None
+    """f32[B, H] by name: what a network that reads frame after frame hands to the next one, where
+    the batch has a state."""
 
 
 class Network(Protocol):

@@ -78,8 +78,10 @@ class RecurrentNetwork(nnx.Module):
         return self.layers
 
     def __call__(self, batch: Mapping[str, Any], *, train: bool, key: jax.Array) -> Outputs:
-        """Args: batch["features"] f32[B, T, F], batch["frame_mask"] bool[B, T]."""
+        """Args: batch["features"] f32[B, T, F], batch["frame_mask"] bool[B, T] and, for frames that
+        come one after the other, batch["state"]."""
         settings = self.settings
+        before, after = batch.get("state"), {}
         x, mask = batch["features"], None
         if settings.steps == "features":
             x = jnp.swapaxes(x, 1, 2)
@@ -97,7 +99,9 @@ class RecurrentNetwork(nnx.Module):
                     whole, settings.input_dropout, layer=100 + index, example_axis=1, **draw
                 )
                 x = x * kept
-            x, last = getattr(self, name)(end_block(x), mask=mask, time_major=True)
+            initial = _join_state(name, before) if before else None
+            x, last = getattr(self, name)(end_block(x), initial=initial, mask=mask, time_major=True)
+            after |= _split_state(name, last)
             if index + 1 < len(self.layers):
                 x = dropout(x, settings.dropout, layer=index, example_axis=1, **draw)
         # States are float32 whatever the network computes in.
@@ -106,7 +110,21 @@ class RecurrentNetwork(nnx.Module):
         if settings.dense:
             embedding = jax.nn.relu(self.dense(x))
             x = dropout(embedding, settings.dropout, layer=len(self.layers), **draw)
-        return Outputs(logits=self.classifier(x), embedding=embedding)
+        handed = after if before is not None and settings.steps == "frames" else None
+        return Outputs(logits=self.classifier(x), embedding=embedding, state=handed)
+
+
+def _split_state(layer: str, state: Any) -> dict[str, jax.Array]:
+    """A layer's state as arrays by name."""
+    return {
+        f"{layer}_{part}": value for part, value in zip("hc", jax.tree.leaves(state), strict=False)
+    }
+
+
+def _join_state(layer: str, state: Mapping[str, jax.Array]) -> Any:
+    """What `_split_state` split: an LSTM has h and c, a GRU h alone."""
+    h, c = state[f"{layer}_h"], state.get(f"{layer}_c")
+    return h if c is None else State(h, c)
 
 
 class DenseNetwork(nnx.Module):

@@ -268,7 +268,7 @@ def test_a_clip_of_records_with_larger_images(made: SimpleNamespace) -> None:
 
 
 def test_a_file_is_extracted_as_the_training_records_were(made: SimpleNamespace) -> None:
-    from fer_jax.deploy.predict import Predictor
+    from fer_jax.deploy.predictor import RunPredictor
     from preprocessing.extract import Recipe
 
     wanted = {
@@ -281,7 +281,7 @@ def test_a_file_is_extracted_as_the_training_records_were(made: SimpleNamespace)
 
     def options(recipe: dict[str, Any], shape: list[int]) -> dict[str, Any]:
         facts = {**loaded.facts, "recipe": recipe, "image_shapes": {"crops": shape}}
-        found = Predictor(dataclasses.replace(loaded, facts=facts)).extraction()
+        found = RunPredictor(dataclasses.replace(loaded, facts=facts), made.cnn).extraction()
         Recipe(**found)
         return found
 

@@ -1,0 +1,43 @@
+"""The formats of exports, one module each: `save(recogniser, directory)` writes the files of one,
+`load(directory)` gives back what computes: (signature name, inputs) -> outputs, of NumPy arrays.
+
+`fer_jax.deploy.export` writes recogniser.json, the recogniser's facts and signatures, beside them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from pathlib import Path
+
+import numpy as np
+
+from fer_jax.deploy.recogniser import Recogniser
+from fer_jax.errors import UserError
+
+#: ("clip" or "stream", {input: [B, ...]}) -> {output: [B, ...]}
+Run = Callable[[str, Mapping[str, np.ndarray]], dict[str, np.ndarray]]
+Save = Callable[[Recogniser, Path], None]
+Load = Callable[[Path], Run]
+
+#: Name -> the module of this package that has `save` and `load`.
+FORMATS = ("safetensors", "stablehlo", "onnx", "litert", "savedmodel", "hf")
+
+
+def functions(name: str) -> tuple[Save, Load]:
+    """How a format is written and read.
+
+    Raises:
+      UserError: no such format, or it needs a package that is not installed.
+    """
+    if name not in FORMATS:
+        raise UserError(f"unknown format {name!r}: choose from {', '.join(FORMATS)}")
+    try:
+        module = import_module(f"fer_jax.deploy.formats.{name}")
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("fer_jax"):
+            raise
+        raise UserError(
+            f"{name} needs {error.name}, which is not installed: pip install 'fer-jax[export]'"
+        ) from error
+    return module.save, module.load
