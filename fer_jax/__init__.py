@@ -13,21 +13,21 @@ from fer_jax.errors import UserError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from fer_jax.deploy.predict import Predictor
+    from fer_jax.deploy.predictor import Predictor
 
 __version__ = "0.1.0"
 __all__ = ["UserError", "__version__", "load"]
 
 
 def load(run: str | Path) -> Predictor:
-    """The trained recogniser of a run directory, ready to predict.
+    """The trained recogniser of a run directory or an export, ready to predict.
 
     Args:
-      run: a run directory, as written by `fer-jax train`.
+      run: a run directory, as written by `fer-jax train`, or a folder that `fer-jax export` wrote.
 
     Raises:
-      UserError: `run` is not a run directory or holds no intact checkpoint.
+      UserError: `run` is neither, is damaged, or needs a package that is not installed.
     """
-    from fer_jax.deploy.predict import load_predictor
+    from fer_jax.deploy.predictor import load_predictor
 
     return load_predictor(run)

@@ -19,7 +19,10 @@ from fer_jax.errors import LeakError, UserError
 from fer_jax.parser import make_parser
 
 #: Commands whose compiled programs are kept for the next time.
-COMPILING = ("train", "crossval", "evaluate", "importance", "predict", "extract", "demo")
+COMPILING = (
+    "train", "crossval", "evaluate", "importance", "predict", "extract", "export",
+    "demo",
+)  # fmt: skip
 #: What the file system refuses and the user can change.
 _REFUSED = {
     errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -239,6 +240,20 @@ def predict(args: argparse.Namespace) -> tuple[int, dict[str, Any], str]:
     ]
     lines += [f"{item['file']}: skipped, {item['reason']}" for item in report["skipped"]]
     return 3 if report["skipped"] else 0, report, "\n".join(lines)
+
+
+def export(args: argparse.Namespace) -> tuple[int, dict[str, Any], str]:
+    from fer_jax.deploy.export import export, render
+
+    report = export(
+        args.run_dir,
+        [name.strip() for name in args.to.split(",") if name.strip()],
+        args.out,
+        clips=args.clips,
+        data=args.data,
+        on_note=lambda note: print(f"fer-jax: {note}", file=sys.stderr),
+    )
+    return 1 if report["failed"] else 0, report, render(report)
 
 
 def extract(args: argparse.Namespace) -> tuple[int, dict[str, Any], str]:

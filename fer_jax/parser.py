@@ -228,6 +228,27 @@ def make_parser() -> argparse.ArgumentParser:
     p.add_argument("--no-video", action="store_true", help="no annotated copy")
 
     p = add(
+        "export",
+        commands.export,
+        "A run's recogniser in formats that run elsewhere, each checked on real clips.",
+        "fer-jax export runs/attrah2024_lstm-1a2b3c4d --to onnx,hf",
+    )
+    p.add_argument("run_dir", type=Path, metavar="RUN")
+    p.add_argument(
+        "--to", required=True, metavar="FORMAT,...",
+        help="safetensors, stablehlo, onnx, litert, savedmodel, hf",
+    )  # fmt: skip
+    p.add_argument(
+        "--out", type=Path, metavar="DIR",
+        help="a folder a format is written there (default: RUN/export)",
+    )  # fmt: skip
+    p.add_argument(
+        "--clips", type=Path, nargs="+", default=[], metavar="FILE",
+        help="videos or images to check with (default: the test part of the run's records)",
+    )  # fmt: skip
+    p.add_argument("--data", type=Path, metavar="DIR", help="records to check with")
+
+    p = add(
         "extract",
         commands.extract,
         "Write a network's features of every frame beside the records, to train on.",

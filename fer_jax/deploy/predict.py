@@ -1,175 +1,24 @@
-"""A trained recogniser: clips in, emotions out; and its use on video and image files."""
+"""A trained recogniser on video and image files: tables and annotated copies."""
 
 from __future__ import annotations
 
 import csv
-import dataclasses
 import io
 from collections.abc import Callable, Collection, Iterator, Sequence
-from functools import cached_property
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fer_jax.config import Data
-from fer_jax.data import images
-from fer_jax.data.samples import ClipSamples, Shapes, streams_of
-from fer_jax.data.sequences import sample_length
+from fer_jax.deploy.artifact import is_export
+from fer_jax.deploy.predictor import Predictor, load_predictor
 from fer_jax.errors import UserError
-from fer_jax.evaluation.embed import Embedder, weights_sha256
-from fer_jax.evaluation.inference import Sample, data_of, each, make_inference, samples_of
-from fer_jax.records import IMAGES, OUTPUTS, Clip
-from fer_jax.training import loop
+from fer_jax.records import Clip
 from fer_jax.training.run_directory import write_text
 
 if TYPE_CHECKING:
     from preprocessing.video import Frame
-
-
-#: Options of the training records' recipe that a file is extracted with, beside sizes and colour.
-_HOW = ("crop_format", "crop_quality", "frontal_symmetry", "max_faces")
-
-
-class Predictor:
-    """The best checkpoint of a run, ready to predict clips.
-
-    Attributes:
-      classes: K names, in the order of every probability.
-      streams: the clip streams that it reads, e.g. "landmarks68".
-    """
-
-    def __init__(self, loaded: loop.LoadedRun) -> None:
-        # What a network is to find (landmarks) is not there to be read.
-        self._data = dataclasses.replace(data_of(loaded), landmarks=False)
-        self._facts = loaded.facts
-        self._shapes: Shapes = {k: tuple(v) for k, v in loaded.facts["image_shapes"].items()}
-        self._infer = make_inference(loaded)
-        self._windows = self._data.length == "windows"
-        self.classes: tuple[str, ...] = tuple(loaded.classes)
-        self.streams = streams_of(self._data)
-
-    def clip(self, clip: Clip) -> np.ndarray:
-        """The verdict on a whole clip, f32[K]: evaluation's number, the mean of its samples.
-
-        Raises:
-          UserError: the clip lacks a stream that the model reads, shows no face, or is shorter
-            than a window.
-        """
-        found = self._samples(clip, self._data)
-        if not len(found.rows):
-            raise UserError(
-                f"{clip.clip_id}: the model reads windows of {self._data.frames} frames, and "
-                f"there are {len(found.usable)} with a face{_part(self._data)}: give a longer clip"
-            )
-        return np.mean(self._infer(each(found)).probabilities, axis=0)
-
-    def frames(self, clip: Clip) -> np.ndarray:
-        """What the recogniser says at each frame, f32[T, K]; NaN where there is no face.
-
-        A model of single frames is asked frame by frame. A sequence model sees, at each frame,
-        the last `data.frames` frames with a face up to it: what it would say of a live stream.
-
-        Raises:
-          UserError: the clip lacks a stream that the model reads, or shows no face.
-        """
-        # One sample a usable frame, whatever the model's own length policy.
-        every = dataclasses.replace(self._data, length="frames", keep=(0.0, 1.0))
-        found = self._samples(clip, every)
-        length = sample_length(self._data.length, self._data.frames)
-
-        def sample(end: int) -> Sample:
-            place = np.arange(max(0, end - length), end)
-            missing = length - len(place)
-            # A model of whole windows sees the first frame repeated until there are enough.
-            rows = np.pad(place, (missing, 0) if self._windows else (0, missing), mode="edge")
-            mask = (np.arange(length) < len(place)) | self._windows
-            return {name: values[rows] for name, values in found.streams.items()}, mask
-
-        out = np.full((clip.frames, len(self.classes)), np.nan, np.float32)
-        ends = range(1, len(found.usable) + 1)
-        out[found.usable] = self._infer(map(sample, ends)).probabilities
-        return out
-
-    def _samples(self, clip: Clip, data: Data) -> ClipSamples:
-        # A clip of other records may store its images in another size.
-        shapes = dict(self._shapes)
-        for name in IMAGES:
-            if first := next(filter(None, getattr(clip, name) or ()), None):
-                shapes[name] = images.stored_shape(first)
-        extracts = self._facts["extracted"] and clip.extracted is None
-        for name in self._sources if extracts else self.streams:
-            if not name.startswith("extracted/") and getattr(clip, name) is None:
-                raise UserError(
-                    f"{clip.clip_id} has no {name}: extract it with `--outputs {OUTPUTS[name]}`"
-                )
-        if extracts:
-            (values,) = self._embedder.embed([clip], shapes)
-            clip = clip.replace(extracted=values)
-        found = samples_of(clip, data, shapes)
-        if not len(found.usable):
-            raise UserError(
-                f"{clip.clip_id}: no face found in any of its {clip.frames} frames{_part(data)}"
-            )
-        return found
-
-    @cached_property
-    def _embedder(self) -> Embedder:
-        """The network whose features the model reads, to make those of other clips.
-
-        Raises:
-          UserError: it is not where it was, or is another by now.
-        """
-        made, features = self._facts["extracted"], self._data.features
-        if not (Path(made["run"]) / "config.json").is_file():
-            raise UserError(
-                f"the model reads {features}, made by the network of {made['run']}, which is not "
-                "there any more: put it back"
-            )
-        source = loop.load_run(made["run"])
-        if weights_sha256(source) != made["weights_sha256"]:
-            raise UserError(
-                f"the model reads {features}, and {made['run']} holds another network than the one "
-                "that made them: put that back, or extract and train again"
-            )
-        return Embedder(source)
-
-    @property
-    def _sources(self) -> tuple[str, ...]:
-        """The streams of a clip that the model reads where it has to extract features itself."""
-        direct = [name for name in self.streams if not name.startswith("extracted/")]
-        through = self._embedder.streams if self._facts["extracted"] else ()
-        return tuple(dict.fromkeys([*direct, *through]))
-
-    def extraction(self) -> dict[str, Any]:
-        """Options of `preprocessing.extract.Recipe` that give a file the streams it needs, as the
-        training records have them.
-
-        Records of ready face crops were not aligned; a file shows more than a face, so it is.
-        """
-        recipe = self._facts["recipe"]
-        outputs = {OUTPUTS[name] for name in self._sources}
-        if outputs & set(IMAGES):
-            # Pictures are cut by the points of whichever detectors were at work.
-            outputs |= {"landmarks", "blendshapes"} & set(recipe.get("outputs", ()))
-        options = {name: recipe[name] for name in _HOW if name in recipe}
-        for name, option in (("crops", "crop_size"), ("frontal", "frontal_size")):
-            if name in self._shapes:
-                options[option], _, channels = self._shapes[name]
-                options["crop_color"] = "gray" if channels == 1 else "rgb"
-        return {**options, "align": "face", "outputs": tuple(sorted(outputs))}
-
-
-def _part(data: Data) -> str:
-    """Where a model looks that does not look at all of a clip."""
-    first, last = data.keep
-    return "" if (first, last) == (0, 1) else f" from {first:.0%} to {last:.0%} of the clip"
-
-
-def load_predictor(run: str | Path) -> Predictor:
-    """The predictor of a run directory (see `fer_jax.load`)."""
-    return Predictor(loop.load_run(run))
 
 
 def predict_files(
@@ -187,9 +36,9 @@ def predict_files(
     read, or shows no face, is listed with its reason; the others are predicted all the same.
 
     Args:
-      run: a run directory.
+      run: a run directory, or an export of one.
       files: videos or images.
-      out: where to write; None is `<run>/predictions`.
+      out: where to write; None is `<run>/predictions`, and `<export>-predictions` of an export.
       video: write the annotated copies.
       on_progress: called with frames done, frames in all, file name.
 
@@ -212,7 +61,11 @@ def predict_files(
             raise UserError(f"{folders[0]} is a directory: name its files, as in {folders[0]}/*")
         raise UserError(f"no such file: {', '.join(absent)}")
     predictor = load_predictor(run)
-    out = Path(run) / "predictions" if out is None else Path(out)
+    if out is None:
+        # An export is whole: nothing is written into it.
+        run = Path(run).resolve()
+        out = run.with_name(f"{run.name}-predictions") if is_export(run) else run / "predictions"
+    out = Path(out)
     done: list[dict[str, Any]] = []
     skipped: list[dict[str, str]] = []
     stems: set[str] = set()

@@ -18,6 +18,7 @@ from fer_jax import config, models
 from fer_jax.config import Data, Experiment
 from fer_jax.data import batches, geometry
 from fer_jax.data.samples import streams_of
+from fer_jax.errors import UserError
 
 #: Of recogniser.json: what another number would say cannot be read by this code.
 VERSION = 1
@@ -38,6 +39,13 @@ MEANING = {
     "frontal": "the frontalised face crop, 0 to 255, RGB or gray",
     FRAME_MASK: "true where a frame is real; the others, behind them, may hold anything finite",
 }
+
+
+def meaning_of(name: str) -> str:
+    """What an input is, in words; state is of our own making."""
+    if name.startswith("window_"):
+        return f"state: the last frames of {name.removeprefix('window_')}, the newest last"
+    return MEANING.get(name, "state")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,20 +107,33 @@ def reads(facts: Mapping[str, Any]) -> Data:
     return config.from_json({"name": "", "data": facts["reads"]}).data
 
 
+def check_version(facts: Mapping[str, Any], where: object) -> None:
+    """Raises:
+    UserError: facts that this code does not read.
+    """
+    if (found := facts["recogniser_version"]) != VERSION:
+        raise UserError(
+            f"{where} is an export of version {found} and this FER-JAX reads version {VERSION}: "
+            "export it again with `fer-jax export`, or use the FER-JAX that wrote it "
+            f"({facts['versions']['fer-jax']})"
+        )
+
+
 def make_recogniser(facts: Mapping[str, Any], variables: Mapping[str, Any]) -> Recogniser:
     """The recogniser that `facts` describe.
 
     Args:
       facts: of which these decide: classes; network and, or null, embedder: {"experiment": the
-        config, "inputs": the fields of `models.Inputs`}; reads: a config's data, how clips are
-        read; image_shapes: H, W, C by stream. Others are for people: inputs and state with their
-        meaning, versions, metrics and what training knew of its data.
+        config, "inputs": the fields of `models.Inputs`, "classes": how many}; reads: a config's
+        data, how clips are read; image_shapes: H, W, C by stream. The others are for people:
+        frames T, recipe of the records, corpora, protocol, split_sha256, data_sha256, audit,
+        metrics (of metrics.json, or null), notes, epoch, trained_in, versions.
       variables: see `Recogniser`.
     """
     data = reads(facts)
     shapes = _clip_inputs(data, facts)
-    network = _Network.of(facts["network"], len(facts["classes"]))
-    embedder = facts["embedder"] and _Network.of(facts["embedder"], len(facts["classes"]))
+    network = _Network.of(facts["network"])
+    embedder = _Network.of(facts["embedder"]) if facts["embedder"] else None
     side = facts["image_shapes"].get("crops", (0,))[0]
 
     def apply(variables: Any, inputs: Mapping[str, Any], state: Any = None) -> models.Outputs:
@@ -155,12 +176,11 @@ class _Network:
     key: jax.Array
 
     @classmethod
-    def of(cls, facts: Mapping[str, Any], classes: int) -> _Network:
+    def of(cls, facts: Mapping[str, Any]) -> _Network:
         experiment = config.from_json(facts["experiment"])
         inputs = models.Inputs.from_json(facts["inputs"])
-        classes = facts.get("classes", classes)
         # cuDNN's call is of one batch size and one platform.
-        model = models.build(_scanned(experiment.model), inputs, classes)
+        model = models.build(_scanned(experiment.model), inputs, facts["classes"])
         # Made here, so that no trace holds how: without dropout it is not read.
         return cls(experiment, model, jax.random.key(0))
 

@@ -13,7 +13,8 @@ import numpy as np
 
 from fer_jax import models
 from fer_jax.config import Data, Experiment, with_values
-from fer_jax.deploy.recogniser import MEANING, VERSION, Recogniser, make_recogniser
+from fer_jax.data import protocols
+from fer_jax.deploy.recogniser import VERSION, Recogniser, make_recogniser
 from fer_jax.errors import UserError
 from fer_jax.evaluation.embed import weights_sha256
 from fer_jax.evaluation.inference import data_of
@@ -24,6 +25,9 @@ from fer_jax.training.run_directory import LoadedRun, checkpoints_of, load_run
 #: What the versions of an export are told of.
 _LIBRARIES = ("jax", "jaxlib", "flax", "numpy")
 
+#: Of metrics.json, what an export does not say again.
+_LONG = ("audit_parts", "notes")
+
 
 def load_recogniser(run: str | Path) -> Recogniser:
     """The recogniser of a run's best checkpoint.
@@ -32,14 +36,18 @@ def load_recogniser(run: str | Path) -> Recogniser:
       UserError: not a run directory, no intact checkpoint, no epoch that was judged yet, or the
         network whose features it reads is not where it was.
     """
-    loaded = load_run(run)
+    return recogniser_of(Path(run), load_run(run))
+
+
+def recogniser_of(run: Path, loaded: LoadedRun) -> Recogniser:
+    """`load_recogniser` of a run that is loaded already."""
     if not loaded.epoch:
         raise UserError(
             f"{run} has no best epoch yet: let it finish one that is judged, "
             "`fer-jax train` with the same words goes on"
         )
     inner = extractor_of(loaded)
-    return make_recogniser(_facts(Path(run), loaded, inner), _variables(loaded, inner))
+    return make_recogniser(_facts(run, loaded, inner), _variables(loaded, inner))
 
 
 def extractor_of(loaded: LoadedRun) -> LoadedRun | None:
@@ -105,6 +113,12 @@ def _reads(loaded: LoadedRun, inner: LoadedRun | None) -> Data:
     )
 
 
+def _corpora(run: Path) -> list[str]:
+    """The corpora of the clips that the run was given, as their ids name them."""
+    ids = (clip_id for _, clip_id in protocols.read_split(run / "split.csv"))
+    return sorted({clip_id.partition("/")[0] for clip_id in ids})
+
+
 def _facts(run: Path, loaded: LoadedRun, inner: LoadedRun | None) -> dict[str, Any]:
     """See `make_recogniser`."""
     known, experiment = loaded.facts, loaded.experiment
@@ -116,6 +130,8 @@ def _facts(run: Path, loaded: LoadedRun, inner: LoadedRun | None) -> dict[str, A
     judged = json.loads(metrics.read_text()) if metrics.is_file() else None
     if judged is not None and judged["epoch"] != loaded.epoch:
         judged = None  # Of an earlier best epoch.
+    if judged is not None:
+        judged = {name: value for name, value in judged.items() if name not in _LONG}
     return {
         "recogniser_version": VERSION,
         "name": experiment.name,
@@ -126,7 +142,7 @@ def _facts(run: Path, loaded: LoadedRun, inner: LoadedRun | None) -> dict[str, A
         "reads": reads,
         "image_shapes": {k: list(v) for k, v in known["image_shapes"].items()},
         "recipe": known["recipe"],
-        "meaning": MEANING,
+        "corpora": _corpora(run),
         "network": _network(loaded),
         "embedder": inner and _network(inner),
         "computes_in": "float32",
@@ -135,7 +151,8 @@ def _facts(run: Path, loaded: LoadedRun, inner: LoadedRun | None) -> dict[str, A
         "epoch": loaded.epoch,
         "parameters": models.parameter_count(loaded.variables["params"]),
         "metrics": judged,
-        **{name: known[name] for name in ("protocol", "split_sha256", "data_sha256", "audit")},
+        **{name: known[name] for name in ("protocol", "split_sha256", "data_sha256")},
+        "audit": {k: v for k, v in known["audit"].items() if not isinstance(v, (dict, list))},
         "notes": known.get("notes", []),
         "versions": {
             "fer-jax": code_version(),
