@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby
 from typing import Any, Protocol
 
 import jax
@@ -38,6 +39,8 @@ UNARY = frozenset(
 )
 BINARY = frozenset("add and div eq ge gt le lt max min mul ne or pow sub".split())
 REDUCTIONS = {f"reduce_{kind}": kind for kind in ("sum", "max", "min", "and", "or")}
+#: The most that LiteRT's fast kernels (XNNPACK) take.
+_AXES = 6
 _SAME = frozenset("copy copy_p name optimization_barrier reduce_precision stop_gradient".split())
 _CALLS = {
     "jit": "jaxpr",
@@ -507,10 +510,17 @@ def _places(walk: _Walk, eqn: Any, index: _Value, sizes: Sequence[int]) -> _Valu
 
 
 def _reduce(walk: _Walk, eqn: Any, x: _Value) -> _Value:
-    whole = walk.whole(x, eqn.invars[0].aval.shape)
-    axes = [int(axis) for axis in eqn.params["axes"]]
-    kind = REDUCTIONS[eqn.primitive.name]
-    return _Value(walk.to.reduce(kind, whole, axes), eqn.outvars[0].aval.shape)
+    shape, out = tuple(eqn.invars[0].aval.shape), eqn.outvars[0].aval.shape
+    found = _Value(walk.whole(x, shape), shape)
+    axes = {int(axis) for axis in eqn.params["axes"]}
+    if len(shape) > _AXES:
+        # Neighbours that stay, or that go, as one.
+        runs = [list(run) for _, run in groupby(range(len(shape)), lambda axis: axis in axes)]
+        found = walk.reshaped(found, tuple(math.prod(shape[a] for a in run) for run in runs))
+        axes = {place for place, run in enumerate(runs) if run[0] in axes}
+    made = walk.to.reduce(REDUCTIONS[eqn.primitive.name], found.data, sorted(axes))
+    kept = tuple(dim for axis, dim in enumerate(found.shape) if axis not in axes)
+    return walk.reshaped(_Value(made, kept), out)
 
 
 def _dot_general(walk: _Walk, eqn: Any, x: _Value, y: _Value) -> _Value:
