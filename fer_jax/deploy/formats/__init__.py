@@ -9,15 +9,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fer_jax.deploy.recogniser import Recogniser
 from fer_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from fer_jax.deploy.recogniser import Recogniser
 
 #: ("clip" or "stream", {input: [B, ...]}) -> {output: [B, ...]}
 Run = Callable[[str, Mapping[str, np.ndarray]], dict[str, np.ndarray]]
-Save = Callable[[Recogniser, Path], None]
+Save = Callable[["Recogniser", Path], None]
 Load = Callable[[Path], Run]
 
 #: Name -> the module of this package that has `save` and `load`.
