@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -328,6 +329,8 @@ def plan(args: argparse.Namespace) -> tuple[int, dict[str, Any], str]:
             search=not args.no_search,
             say=progress.say,
         )
+    if not report["fits"]:
+        print(f"fer-jax: {plan_table.refusal(report)}", file=sys.stderr)
     return 0 if report["fits"] else 2, report, plan_table.render(report)
 
 

@@ -122,16 +122,24 @@ def _notes(report: Mapping[str, Any]) -> list[str]:
             f"{100 - 100 * batch / padded:.0f} % of the work is padding. Set --train.batch "
             f"{padded} (and --optim.lr for it), or take fewer chips."
         )
-    if report["refused"] or not report["fits"]:
-        reason = f" ({report['refused']})" if report["refused"] else ""
-        largest = report["largest_batch"]
-        remedy = "give fewer samples, or set --train.remat blocks or a larger --train.accumulate"
-        if largest:
-            remedy = f"the largest batch that fits is {largest}: set --train.batch {largest}"
-        elif largest is None:
-            remedy = "leave out --no-search to see the largest batch that does"
-        notes.append(f"A batch of {batch} does not fit{reason}; {remedy}.")
+    if not report["refused"] and 1 / report["steps_per_s_about"] < 1e-3:
+        notes.append(
+            "Such small steps wait longer for launches, loops and the exchanges' latency than they "
+            "compute, which is not counted here: time them."
+        )
     return notes
+
+
+def refusal(report: Mapping[str, Any]) -> str:
+    """One line, of a plan that does not fit."""
+    largest, remedy = report["largest_batch"], "leave out --no-search to see the largest that does"
+    if largest:
+        remedy = f"the largest that fits is {largest}: set --train.batch {largest}"
+    elif largest is not None:
+        remedy = "and no smaller one does: give fewer samples, a smaller network or larger chips"
+    reason = f" ({report['refused'].rstrip('.')})" if report["refused"] else ""
+    what = f"a batch of {report['batch']} does not fit on {report['topology']}"
+    return f"{what}{reason}; {remedy}"
 
 
 def _gib(size: float) -> str:
