@@ -32,7 +32,7 @@ _REFUSED = {
 }  # fmt: skip
 #: Commands that take the keys of a config.
 OVERRIDDEN = (
-    "train", "crossval", "sweep", "reproduce", "audit", "split", "importance", "launch",
+    "train", "crossval", "sweep", "reproduce", "audit", "split", "importance", "plan", "launch",
 )  # fmt: skip
 #: Modules of the extra `preprocess`.
 _EXTRA = {"cv2", "dlib", "face_recognition_models", "mediapipe", "skimage"}

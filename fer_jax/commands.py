@@ -338,6 +338,30 @@ def reproduce(args: argparse.Namespace) -> tuple[int, dict[str, Any], str]:
     return 1 if 1 in codes else 3 if codes else 0, whole, "\n\n".join(texts)
 
 
+def plan(args: argparse.Namespace) -> tuple[int, dict[str, Any], str]:
+    from fer_jax.config import load_config
+    from fer_jax.progress import Progress
+    from fer_jax.training import parallel, plan_table
+    from fer_jax.training.plan import plan
+
+    if args.samples < 0 or (args.price is not None and args.price < 0):
+        raise UserError("--samples and --price are numbers above 0")
+    experiment = load_config(args.config, args.overrides)
+    parallel.use_no_device()
+    with Progress("plan", "compilations") as progress:
+        report = plan(
+            experiment,
+            args.topology,
+            samples=args.samples,
+            price=args.price,
+            search=not args.no_search,
+            say=progress.say,
+        )
+    if not report["fits"]:
+        print(f"fer-jax: {plan_table.refusal(report)}", file=sys.stderr)
+    return 0 if report["fits"] else 2, report, plan_table.render(report)
+
+
 def bench(args: argparse.Namespace) -> tuple[int, dict[str, Any], str]:
     from benchmarks.suite import run
 

@@ -310,6 +310,29 @@ def make_parser() -> argparse.ArgumentParser:
     p.add_argument("--dry-run", action="store_true", help="say the commands, run none")
 
     p = add(
+        "plan",
+        commands.plan,
+        "What training a config on TPUs or GPUs that are not here takes: memory, speed and cost.",
+        "fer-jax plan configs/zennou2023_nested_lstm.py --topology v5e:16x16 --price 1.2",
+    )
+    p.usage = (
+        f"{p.prog} CONFIG --topology NAME [--samples N] [--price USD] [--no-search] [--json] "
+        "[--key value ...]"
+    )
+    p.add_argument("config", metavar="CONFIG", help="a config file, or a run's config.json")
+    p.add_argument(
+        "--topology", required=True, metavar="NAME", help="as in v5e:4x4, v5p:2x2x2 or h100x8"
+    )
+    p.add_argument(
+        "--samples", type=int, default=0, metavar="N",
+        help="of the training set (default: those of --data.dir, or 4096)",
+    )  # fmt: skip
+    p.add_argument("--price", type=float, metavar="USD", help="of a chip for an hour")
+    p.add_argument(
+        "--no-search", action="store_true", help="do not look for the largest batch that fits"
+    )
+
+    p = add(
         "bench",
         commands.bench,
         "How fast this is beside PyTorch, Keras, Flax, TensorFlow and others, on this machine.",

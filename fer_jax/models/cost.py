@@ -172,10 +172,10 @@ def _flops(equation: Any) -> int:
             return max(count_flops(branch.jaxpr) for branch in params["branches"])
         case "shard_map":
             devices = math.prod(params["mesh"].shape.values())
-            return devices * sum(map(count_flops, _inside(params)))
+            return devices * sum(map(count_flops, programs_inside(params)))
     # Reductions, scatters and windows hold the program of one addition.
     single = name in _REDUCTIONS or name.startswith(("scatter", "reduce_window"))
-    if not single and (inside := list(_inside(params))):
+    if not single and (inside := list(programs_inside(params))):
         return sum(map(count_flops, inside))
     if out is None or not jnp.issubdtype(out.dtype, jnp.inexact):
         real = name in ("argmax", "argmin") and jnp.issubdtype(inputs[0].dtype, jnp.inexact)
@@ -199,7 +199,7 @@ def _flops(equation: Any) -> int:
     return 0
 
 
-def _inside(params: Mapping[str, Any]) -> Iterator[Jaxpr]:
+def programs_inside(params: Mapping[str, Any]) -> Iterator[Jaxpr]:
     """The programs among an equation's parameters."""
     for value in params.values():
         for part in value if isinstance(value, (tuple, list)) else (value,):
@@ -240,7 +240,7 @@ def _widest(jaxpr: Jaxpr) -> int:
     """Bytes that grow with `_CLIPS` of what the largest convolution or product reads and writes."""
     found = 0
     for equation in jaxpr.eqns:
-        found = max([found, *map(_widest, _inside(equation.params))])
+        found = max([found, *map(_widest, programs_inside(equation.params))])
         if equation.primitive.name in ("conv_general_dilated", "dot_general"):
             found = max(found, _bytes({*equation.invars, *equation.outvars}))
     return found

@@ -23,6 +23,8 @@ _SOURCE = re.compile(r'op_name="((?:[^"\\]|\\.)*)"')
 _PRODUCTS = ("convolution", "dot")
 #: What moves values and computes nothing. A reshape that is left is one that must move them.
 _MOVES = ("copy", "transpose", "reshape")
+#: What sends to other devices, as the beginning of its opcode; "-start" is its asynchronous form.
+_COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 _FREE = ("parameter", "bitcast", "tuple", "get-tuple-element")
 
 
@@ -59,10 +61,15 @@ class Instruction(NamedTuple):
     @property
     def bytes(self) -> int:
         """Of all arrays that it makes, without the padding of their layouts."""
-        return sum(
+        return sum(self.sizes)
+
+    @property
+    def sizes(self) -> list[int]:
+        """The bytes of each."""
+        return [
             math.ceil(math.prod(map(int, filter(None, sides.split(",")))) * _bits(kind) / 8)
             for kind, sides, _ in _ARRAY.findall(self.result)
-        )
+        ]
 
 
 @dataclass(frozen=True)
@@ -149,6 +156,47 @@ class Step:
         return tuple(loop for loop in self.loops if loop.innermost and loop.products)
 
 
+class Collective(NamedTuple):
+    """An exchange between the devices.
+
+    Attributes:
+      kind: XLA's opcode, "all-reduce" and so on.
+      bytes: of the whole arrays that it reduces, gathers or scatters, on one device.
+    """
+
+    kind: str
+    bytes: int
+
+    def sent(self, devices: int) -> float:
+        """Bytes that a device sends at least, which a ring does: an all-reduce is a reduce-scatter
+        and an all-gather, each of which passes on all but the device's own share."""
+        if self.kind == "collective-permute":
+            return float(self.bytes)
+        return (2 if self.kind == "all-reduce" else 1) * self.bytes * (devices - 1) / devices
+
+
+def read_collectives(text: str, devices: int, *, loop: bool = True) -> tuple[Collective, ...]:
+    """The exchanges of a step; of a loop inside the step those of one turn.
+
+    Args:
+      text, loop: as of `read_step`.
+      devices: that exchange.
+    """
+    found = []
+    program, _, begin = _begin(text, loop)
+    for line, _, _ in _walk(program, begin):
+        kind = line.opcode.removesuffix("-start")
+        if kind not in _COLLECTIVES:
+            continue
+        size = line.bytes
+        if line.opcode == "all-gather-start":  # Its result holds what it reads, too.
+            size = sum(line.sizes[len(line.sizes) // 2 :])
+        elif line.opcode == "collective-permute-start":  # And two contexts here.
+            size = max(line.sizes)
+        found.append(Collective(kind, size * (devices if kind == "reduce-scatter" else 1)))
+    return tuple(found)
+
+
 def read_step(text: str, *, loop: bool = True) -> Step:
     """What the step of a program does.
 
@@ -159,12 +207,7 @@ def read_step(text: str, *, loop: bool = True) -> Step:
     Raises:
       ValueError: it has no entry computation, or no loop.
     """
-    program, entry = _parse(text)
-    begin = [entry]
-    if loop:
-        begin = [name for line in program[entry] if line.opcode == "while" for name in line.calls]
-        if not begin:
-            raise ValueError("the program has no loop: loop=False reads all of it as one step")
+    program, entry, begin = _begin(text, loop)
     products, inside = [], []
     for line, computation, _ in _walk(program, begin):
         if line.opcode in _PRODUCTS:
@@ -177,6 +220,17 @@ def read_step(text: str, *, loop: bool = True) -> Step:
 
 _Computation = dict[str, Instruction]
 _Program = dict[str, list[Instruction]]
+
+
+def _begin(text: str, loop: bool) -> tuple[_Program, str, list[str]]:
+    """A program, its entry computation, and the computations that a step begins with."""
+    program, entry = _parse(text)
+    if not loop:
+        return program, entry, [entry]
+    begin = [name for line in program[entry] if line.opcode == "while" for name in line.calls]
+    if not begin:
+        raise ValueError("the program has no loop: loop=False reads all of it as one step")
+    return program, entry, begin
 
 
 def _walk(

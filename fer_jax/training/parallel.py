@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from fer_jax import config, machine
 from fer_jax.data.batches import divide_batches
@@ -47,6 +47,13 @@ def pass_over_libtpu() -> None:
     plugins = (f"jax_{name}_plugin" for name in ("cuda12", "cuda13", "rocm7", "rocm60"))
     accelerated = machine.has_tpu() or any(map(importlib.util.find_spec, plugins))
     if jax.config.values["jax_platforms"] is None and not accelerated:
+        jax.config.update("jax_platforms", "cpu")
+
+
+def use_no_device() -> None:
+    """Keeps JAX from taking a device, where everything is shapes. For commands, before it starts;
+    $JAX_PLATFORMS stays."""
+    if jax.config.values["jax_platforms"] is None:
         jax.config.update("jax_platforms", "cpu")
 
 
@@ -116,6 +123,11 @@ def make_mesh(settings: config.Parallel) -> Mesh:
             )
         devices = [device for own in owned for device in own[:each]]
     return jax.make_mesh((count,), (AXIS,), axis_types=(AxisType.Auto,), devices=devices[:count])
+
+
+def platform_of(mesh: Mesh | AbstractMesh) -> str:
+    """Of its devices; an abstract mesh stands for GPUs that are not there."""
+    return "cuda" if isinstance(mesh, AbstractMesh) else mesh.devices.flat[0].platform
 
 
 def replicate(tree: Any, mesh: Mesh) -> Any:
@@ -271,9 +283,8 @@ def map_devices(
     # XLA's CPU compiler takes barriers out before it orders a program; without them it would
     # compute what is rematerialised at once, and keep it.
     options = {"xla_disable_hlo_passes": "cse_barrier_expander"}
-    platform = mesh.devices.flat[0].platform
     return jax.jit(
         mapped,
         donate_argnums=tuple(donate),
-        compiler_options=options if platform == "cpu" else None,
+        compiler_options=options if platform_of(mesh) == "cpu" else None,
     )

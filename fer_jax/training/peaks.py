@@ -54,8 +54,13 @@ def peak(device: Any, precision: str = "float32", devices: int = 1) -> Peak | No
     if device.platform == "cpu":
         best = _measured()
         return Peak(best.flops / devices, best.bytes / devices)
-    for kind, bfloat16, float32, memory in _DATASHEETS:
-        if device.device_kind.startswith(kind):
+    return datasheet(device.device_kind, precision)
+
+
+def datasheet(kind: str, precision: str = "float32") -> Peak | None:
+    """The peak of JAX's device kind; None of one that nobody listed."""
+    for beginning, bfloat16, float32, memory in _DATASHEETS:
+        if kind.startswith(beginning):
             return Peak(bfloat16 if precision == "bfloat16" else float32, memory)
     return None
 

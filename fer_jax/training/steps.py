@@ -273,7 +273,7 @@ def one_by_one(settings: Experiment, mesh: Mesh) -> bool:
     enough for a call each.
     """
     # The mesh's platform, not JAX's default: a host compiles for TPUs that it does not have.
-    return bool(settings.data.images) and mesh.devices.flat[0].platform == "cpu"
+    return bool(settings.data.images) and parallel.platform_of(mesh) == "cpu"
 
 
 def stretch(
