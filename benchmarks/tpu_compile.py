@@ -28,8 +28,8 @@ Of `python -m benchmarks.tpu_compile --out results/tpu_compile.md`, which goes o
 Each config at its own size and batch, shared by the chips; 4,096 samples lie on each of them. Per
 chip: the most memory at any time, and operations and bytes of a step, the bytes by the compiler's
 own count (fast memory too, a loop inside the step as one turn); what a chip exchanges in a step;
-and how many steps a second its operations and exchanges allow at most. Products that read float32: a
-network in bfloat16 has none, `data.pca` is one of the input's. A copy changes an array's layout
+and how many steps a second its operations and exchanges allow at most. Products that read float32:
+a network in bfloat16 has none, `data.pca` is one of the input's. A copy changes an array's layout
 between two operations; in main memory are those that a TPU does not keep in its fast one. Seconds
 are of compiling, on 2 busy cores."""
 _HEAD = (
@@ -90,7 +90,8 @@ def table(rows: list[dict[str, Any]], versions: str) -> str:
     """Markdown."""
     keys = ("config", "topology", "precision", "seconds", "peak_mib", "arguments_mib", "gflop",
             "moved_mib", "exchanged_mib", "steps_per_s_at_most", "float32_products",
-            "largest_copy_mib", "largest_slow_copy_mib", "copied_percent", "loop_products")  # fmt: skip
+            "largest_copy_mib", "largest_slow_copy_mib", "copied_percent",
+            "loop_products")  # fmt: skip
     lines = [f"| {' | '.join(_HEAD)} |", "|---" * len(_HEAD) + "|"]
     for row in rows:
         if "error" in row:

@@ -176,7 +176,7 @@ def plan(
         "bytes_moved_per_chip": share.moved,
         "collective_bytes": sum(one.bytes for one in share.collectives),
         "refused": share.refused,
-        "shares": {one.traced.share: one.peak for one in found.values()},
+        "shares": {str(one.traced.share): one.peak for one in found.values()},
     }
     return report | _speed(experiment, known, share, corpus.samples, price)
 
@@ -198,7 +198,8 @@ def _look(
         made = compile_traced(traced, topology.name)
     except DoesNotFit as error:
         say(f"it does not fit: {error.reason}")
-        return Share(traced, error.needed, refused=error.reason)
+        needed = error.needed if error.needed > topology.chip.memory else 0
+        return Share(traced, needed, refused=error.reason)
     on_compiled(made)
     memory, exchanged = made.memory, read_collectives(made.text, made.chips)
     say(f"it took {made.seconds:.0f} s; {memory['peak'] / 2**30:.2f} GiB a chip")
