@@ -8,6 +8,10 @@ from collections.abc import Callable
 _AIM = 0.98
 #: A share is a whole number of this part of itself: compilers pad odd ones anyway.
 _GRAIN = 32
+#: Examples that a program takes the memory of at least: registers are so many rows high.
+_PADDED = 8
+#: A share is at most so many times the largest that was looked at: what is small says little.
+_LEAP = 64
 #: No more is looked for where the next share would gain less.
 _GAIN = 1.05
 #: Shares beyond are not looked for: arrays would have more elements than XLA counts.
@@ -62,15 +66,15 @@ def largest_share(
 
 def _predicted(taken: dict[int, int], fits: int, fails: int, aim: float, floor: int) -> int:
     """Between `fits` and `fails`, where a line through what is known reaches `aim`."""
-    known = sorted((share, size) for share, size in taken.items() if size)
+    known = sorted({max(share, _PADDED): size for share, size in taken.items() if size}.items())
     if not known:
         return max(1, fails // 2)
-    # The two nearest to the end: small shares are padded, so their line is too steep or too flat.
+    # The two nearest to the end: of small shares, the line is too steep or too flat.
     (first, low), (last, high) = ([(0, floor)] + known)[-2:]
     slope = (high - low) / (last - first)
     aimed = fails - 1 if slope <= 0 else int(last + (aim - high) / slope)
     if fails in taken and aimed >= fails:
         aimed = (fits + fails) // 2
-    aimed = min(fails - 1, max(fits + 1, aimed))
+    aimed = min(fails - 1, max(fits + 1, aimed), _LEAP * last)
     grain = 1 << max(0, aimed.bit_length() - _GRAIN.bit_length())
     return max(fits + 1, aimed // grain * grain)

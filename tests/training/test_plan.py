@@ -104,6 +104,15 @@ def test_a_compiler_that_does_not_say_how_much_it_lacks() -> None:
     assert len(taken) <= 5
 
 
+def test_the_padding_of_small_shares_misleads_nobody() -> None:
+    """As measured of paper 3's nested network: a share of 1 takes what one of 8 takes."""
+    limit, known = 15_750, {1: 11_020, 2: 11_020, 9728: 682_010}
+    memory = Memory(10_470, 69.0, 8)
+    assert all(abs(memory(share) - size) < 0.02 * size for share, size in known.items())
+    found, taken = largest_share(memory, 1, limit, 8_200)
+    assert 60 <= found <= 72 and len(taken) <= 4 and max(taken) < 200
+
+
 def test_where_nothing_fits() -> None:
     memory = Memory(2000, 1.0)
     assert largest_share(memory, 64, 1000, 2000)[0] == 0
@@ -278,16 +287,18 @@ def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]
     return code, *capsys.readouterr()
 
 
-def test_the_command_reads_the_records(tiny_run, capsys: pytest.CaptureFixture[str]) -> None:
-    """As many samples as the run trained on, and its classes."""
+def test_the_command_reads_the_records(
+    face_corpus: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As many samples as a run would train on, and their classes."""
+    records = str(face_corpus.write(tmp_path / "records", face_corpus.clips()))
+    path = str(CONFIGS / "landmarks_lstm.py")
     code, out, _ = run(
-        capsys, str(tiny_run.config), "--topology", "h100x2", "--data.dir", str(tiny_run.records),
-        "--price", "2", "--json",
+        capsys, path, "--topology", "h100x2", "--data.dir", records, "--price", "2", "--json",
     )  # fmt: skip
     report = json.loads(out.splitlines()[-1])
     assert code == 0 and report["fits"] and set(report) >= KEYS
-    given = [("data.dir", str(tiny_run.records))]
-    dataset = load_dataset(config.load_config(tiny_run.config, given))
+    dataset = load_dataset(config.load_config(path, [("data.dir", records)]))
     assert report["samples"] == len(dataset.train)
     assert report["classes"] == len(dataset.label_space.classes)
     # Samples share frames, and there is no more than there are.
