@@ -38,7 +38,8 @@ def largest_share(
       start: the first share to look at.
       limit: bytes that there are.
       floor: bytes that are taken at a share of 0.
-      compiles: calls of `measure` at most; one more if nothing has fitted so far.
+      compiles: calls of `measure` at most, but for two more where what fits is so far less than
+        three quarters of what does not.
       most: the largest share that is asked for, if `start` is not larger.
 
     Returns:
@@ -52,11 +53,11 @@ def largest_share(
             fits = max(fits, share)
         else:
             fails = min(fails, share)
-        if fails - fits <= 1 or (not fits and len(taken) > compiles):
+        wide = 4 * fits < 3 * fails
+        left = compiles + 2 * wide - len(taken)
+        if fails - fits <= 1 or left <= 0:
             return fits, taken
-        if len(taken) >= compiles:
-            if fits:
-                return fits, taken
+        if not fits and left == 1:
             share = 1
             continue
         share = _predicted(taken, fits, fails, _AIM * limit, floor)
