@@ -17,7 +17,7 @@ export FER_JAX_MODELS ?= $(abspath ../shared/models)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-exhaustive lint format reproduce bench bench-gpu lock clean
+.PHONY: help venv demo test test-exhaustive lint format reproduce plan bench bench-gpu lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-15s %s\n", $$1, $$2}'
@@ -40,6 +40,10 @@ demo: venv  ## a corpus of video files, a recogniser trained on it and its repor
 
 reproduce: venv  ## every paper's tables on small generated corpora, into reproduction/
 	$(BIN)/fer-jax reproduce all --generated
+
+plan: venv  ## every config on a topology of each TPU generation, into results/; goes on where it stopped
+	$(BIN)/python -m benchmarks.tpu_compile --topologies v4:2x2x1,v5e:2x2,v5p:2x2x1,v6e:2x2 \
+	  --precisions bfloat16 --out results/tpu_compile.md
 
 test: venv  ## the test suite, on JOBS processes
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile

@@ -4,8 +4,10 @@
     python -m benchmarks.tpu_compile --configs zennou2023_c3d --topologies v5e:4x4 --out table.md
 
 Each config's train step, at its own size and batch, in each precision and for each topology, a
-process each; rows that `--out` holds already are kept. The data set is 4,096 samples: more of them
-take memory on every chip, and nothing else. Needs libtpu: pip install 'fer-jax[plan]'.
+process each; rows that `--out` holds already are kept. `make plan` does so for a topology of each
+generation. A row is what `fer-jax plan` says, and what the compiled program wastes. The data set is
+4,096 samples: more of them take memory on every chip, and nothing else. Needs libtpu: pip install
+'fer-jax[plan]'.
 """
 
 from __future__ import annotations
@@ -25,27 +27,33 @@ _ABOUT = """\
 Of `python -m benchmarks.tpu_compile --out results/tpu_compile.md`, which goes on where it stopped.
 Each config at its own size and batch, shared by the chips; 4,096 samples lie on each of them. Per
 chip: the most memory at any time, and operations and bytes of a step, the bytes by the compiler's
-own count (fast memory too, a loop inside the step as one turn). Products that read float32: a
-network in bfloat16 has none, `data.pca` is one of the input's. A copy changes an array's layout
+own count (fast memory too, a loop inside the step as one turn); what a chip exchanges in a step;
+and how many steps a second its operations and exchanges allow at most. Products that read float32:
+a network in bfloat16 has none, `data.pca` is one of the input's. A copy changes an array's layout
 between two operations; in main memory are those that a TPU does not keep in its fast one. Seconds
 are of compiling, on 2 busy cores."""
 _HEAD = (
     "config", "topology", "precision", "seconds", "peak MiB", "of it data and state", "GFLOP",
-    "MiB moved", "float32 products", "largest copy MiB", "in main memory", "copied, % of moved",
-    "products a recurrent loop",
+    "MiB moved", "MiB exchanged", "steps/s at most", "float32 products", "largest copy MiB",
+    "in main memory", "copied, % of moved", "products a recurrent loop",
 )  # fmt: skip
 
 
 def look(config: str, topology: str, precision: str) -> dict[str, Any]:
     """One row."""
     from fer_jax.config import load_config, override
-    from fer_jax.training.ahead import compile_train_step
+    from fer_jax.training.ahead import Compiled
     from fer_jax.training.compiled import read_step
+    from fer_jax.training.plan import plan
 
     row: dict[str, Any] = {"config": config, "topology": topology, "precision": precision}
     experiment = load_config(ROOT / "configs" / f"{config}.py")
     experiment = override(experiment, [("train.precision", precision)])
-    made = compile_train_step(experiment, topology)
+    compiled: list[Compiled] = []
+    report = plan(experiment, topology, search=False, on_compiled=compiled.append)
+    if not compiled:
+        return row | {"error": report["refused"]}
+    made = compiled[0]
     step, memory = read_step(made.text), made.memory
     slow = [move.bytes for move in step.moves if not move.fast]
     in_loops = [len(loop.products) for loop in step.recurrences]
@@ -57,6 +65,8 @@ def look(config: str, topology: str, precision: str) -> dict[str, Any]:
         "arguments_mib": round(memory["arguments"] / 2**20, 1),
         "gflop": round(made.flops / 1e9, 2),
         "moved_mib": round(made.bytes_accessed / 2**20, 1),
+        "exchanged_mib": round(report["collective_bytes"] / 2**20, 2),
+        "steps_per_s_at_most": round(report["steps_per_s_at_most"], 1),
         "float32_products": len(step.products_of("f32")),
         "largest_copy_mib": round(max((m.bytes for m in step.moves), default=0) / 2**20, 2),
         "largest_copy_source": step.moves[0].source if step.moves else "",
@@ -79,15 +89,16 @@ def _in_child(config: str, topology: str, precision: str) -> dict[str, Any]:
 def table(rows: list[dict[str, Any]], versions: str) -> str:
     """Markdown."""
     keys = ("config", "topology", "precision", "seconds", "peak_mib", "arguments_mib", "gflop",
-            "moved_mib", "float32_products", "largest_copy_mib", "largest_slow_copy_mib",
-            "copied_percent", "loop_products")  # fmt: skip
+            "moved_mib", "exchanged_mib", "steps_per_s_at_most", "float32_products",
+            "largest_copy_mib", "largest_slow_copy_mib", "copied_percent",
+            "loop_products")  # fmt: skip
     lines = [f"| {' | '.join(_HEAD)} |", "|---" * len(_HEAD) + "|"]
     for row in rows:
         if "error" in row:
             cells = [row[key] for key in keys[:3]] + [row["error"].replace("|", "/")]
             cells += [""] * (len(keys) - len(cells))
         else:
-            cells = ["" if row[key] is None else f"{row[key]}" for key in keys]
+            cells = ["" if row.get(key) is None else f"{row[key]}" for key in keys]
         lines.append(f"| {' | '.join(cells)} |")
     missing = []
     for kind in sorted({(row["topology"], row["precision"]) for row in rows}):

@@ -98,7 +98,9 @@ def _exists(chip: Chip, sides: tuple[int, ...]) -> bool:
         return False
     if len(ordered) == 2:
         return ordered in _FLAT
-    in_fours = all(side % 4 == 0 and 0 < side <= top for side, top in zip(ordered, most, strict=True))
+    in_fours = all(
+        side % 4 == 0 and 0 < side <= top for side, top in zip(ordered, most, strict=True)
+    )
     return ordered in _SMALL_CUBES or in_fours
 
 

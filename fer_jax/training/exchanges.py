@@ -43,4 +43,3 @@ def count_collectives(jaxpr: Jaxpr) -> tuple[Collective, ...]:
 
 def _bytes(variable: Any) -> int:
     return math.prod(variable.aval.shape) * variable.aval.dtype.itemsize
-

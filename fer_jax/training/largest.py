@@ -8,6 +8,10 @@ from collections.abc import Callable
 _AIM = 0.98
 #: A share is a whole number of this part of itself: compilers pad odd ones anyway.
 _GRAIN = 32
+#: Examples that a program takes the memory of at least: registers are so many rows high.
+_PADDED = 8
+#: A share is at most so many times the largest that was looked at: what is small says little.
+_LEAP = 64
 #: No more is looked for where the next share would gain less.
 _GAIN = 1.05
 #: Shares beyond are not looked for: arrays would have more elements than XLA counts.
@@ -34,7 +38,8 @@ def largest_share(
       start: the first share to look at.
       limit: bytes that there are.
       floor: bytes that are taken at a share of 0.
-      compiles: calls of `measure` at most; one more if nothing has fitted so far.
+      compiles: calls of `measure` at most, but for two more where what fits is so far less than
+        three quarters of what does not.
       most: the largest share that is asked for, if `start` is not larger.
 
     Returns:
@@ -48,11 +53,11 @@ def largest_share(
             fits = max(fits, share)
         else:
             fails = min(fails, share)
-        if fails - fits <= 1 or (not fits and len(taken) > compiles):
+        wide = 4 * fits < 3 * fails
+        left = compiles + 2 * wide - len(taken)
+        if fails - fits <= 1 or left <= 0:
             return fits, taken
-        if len(taken) >= compiles:
-            if fits:
-                return fits, taken
+        if not fits and left == 1:
             share = 1
             continue
         share = _predicted(taken, fits, fails, _AIM * limit, floor)
@@ -62,15 +67,15 @@ def largest_share(
 
 def _predicted(taken: dict[int, int], fits: int, fails: int, aim: float, floor: int) -> int:
     """Between `fits` and `fails`, where a line through what is known reaches `aim`."""
-    known = sorted((share, size) for share, size in taken.items() if size)
+    known = sorted({max(share, _PADDED): size for share, size in taken.items() if size}.items())
     if not known:
         return max(1, fails // 2)
-    # The two nearest to the end: small shares are padded, so their line is too steep or too flat.
+    # The two nearest to the end: of small shares, the line is too steep or too flat.
     (first, low), (last, high) = ([(0, floor)] + known)[-2:]
     slope = (high - low) / (last - first)
     aimed = fails - 1 if slope <= 0 else int(last + (aim - high) / slope)
     if fails in taken and aimed >= fails:
         aimed = (fits + fails) // 2
-    aimed = min(fails - 1, max(fits + 1, aimed))
+    aimed = min(fails - 1, max(fits + 1, aimed), _LEAP * last)
     grain = 1 << max(0, aimed.bit_length() - _GRAIN.bit_length())
     return max(fits + 1, aimed // grain * grain)

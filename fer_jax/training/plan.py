@@ -8,20 +8,19 @@ exchanges are counted in its equations, and its memory is an estimate.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from fer_jax import models
 from fer_jax.config import Experiment, override
 from fer_jax.data import geometry, protocols, samples
-from fer_jax.errors import UserError
 from fer_jax.labels import CANONICAL, make_label_space
 from fer_jax.models.cost import cost
 from fer_jax.training.ahead import (
+    Compiled,
     DoesNotFit,
     Traced,
     compile_traced,
@@ -93,6 +92,7 @@ def plan(
     price: float | None = None,
     search: bool = True,
     say: Callable[[str], None] = lambda text: None,
+    on_compiled: Callable[[Compiled], None] = lambda made: None,
 ) -> dict[str, Any]:
     """What training a config on a topology takes.
 
@@ -102,6 +102,7 @@ def plan(
       price: of a chip-hour.
       search: look for the largest batch that fits, too.
       say: is given a line on each thing that takes long.
+      on_compiled: is given each program that fits a TPU.
 
     Returns:
       in JSON: fits, chips, bytes_per_chip, flops_per_step, largest_batch (None without `search`)
@@ -130,7 +131,7 @@ def plan(
                 image_shapes=corpus.image_shapes,
                 classes=corpus.classes,
             )
-            found[units] = _look(given, known, traced, corpus, say)
+            found[units] = _look(given, known, traced, corpus, say, on_compiled)
         return found[units]
 
     start = -(-experiment.train.batch // (mesh.size * parts))
@@ -175,7 +176,7 @@ def plan(
         "bytes_moved_per_chip": share.moved,
         "collective_bytes": sum(one.bytes for one in share.collectives),
         "refused": share.refused,
-        "shares": {one.traced.share: one.peak for one in found.values()},
+        "shares": {str(one.traced.share): one.peak for one in found.values()},
     }
     return report | _speed(experiment, known, share, corpus.samples, price)
 
@@ -186,6 +187,7 @@ def _look(
     traced: Traced,
     corpus: Corpus,
     say: Callable[[str], None],
+    on_compiled: Callable[[Compiled], None],
 ) -> Share:
     """What a share takes: compiled for a TPU, lowered and estimated for a GPU."""
     if not topology.sides:
@@ -196,7 +198,9 @@ def _look(
         made = compile_traced(traced, topology.name)
     except DoesNotFit as error:
         say(f"it does not fit: {error.reason}")
-        return Share(traced, error.needed, refused=error.reason)
+        needed = error.needed if error.needed > topology.chip.memory else 0
+        return Share(traced, needed, refused=error.reason)
+    on_compiled(made)
     memory, exchanged = made.memory, read_collectives(made.text, made.chips)
     say(f"it took {made.seconds:.0f} s; {memory['peak'] / 2**30:.2f} GiB a chip")
     return Share(traced, memory["peak"], memory["temporary"], made.bytes_accessed, exchanged)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from fer_jax.training.largest import MOST
+
 _GIB = 2**30
 
 
@@ -71,7 +73,9 @@ def _largest(report: Mapping[str, Any]) -> str:
     if not largest:
         return "none: not even one sample a chip fits"
     how = "estimated" if report["estimated"] else "compiled"
-    return f"{largest:,}: {largest // report['chips']:,} a chip ({how})"
+    each = largest // report["chips"]
+    more = "; no more was looked for" if each >= MOST else ""
+    return f"{largest:,}: {each:,} a chip ({how}{more})"
 
 
 def _flops(report: Mapping[str, Any]) -> str:
@@ -93,7 +97,7 @@ def _range(report: Mapping[str, Any], name: str) -> str:
     if report["refused"]:
         return ""
     most, about = (_short(report[f"{name}_{end}"]) for end in ("at_most", "about"))
-    return f"at most {most}; about {about} if memory is as slow as the bytes say"
+    return f"at most {most} by operations and exchanges, about {about} by bytes moved"
 
 
 def _training(report: Mapping[str, Any]) -> str:

@@ -42,13 +42,17 @@ SMALL: dict[str, dict[str, Any]] = {
     "resnet": {"blocks": [1], "widths": [4]},
     "inception-v3": {"width": 0.02},
 }  # fmt: skip
-#: One config on each generation, a batch that cannot fit, and one smaller than the chips.
+#: One config on each generation, and a batch that is smaller than the chips.
 FEW: tuple[dict[str, Any], ...] = (
     *({"config": "attrah2024_dense", "topology": name} for name in GENERATIONS),
-    {"config": "attrah2024_dense", "topology": "v5e:1x1", "units": 4096, "batch": 1_000_000,
-     "search": True},
     {"config": "attrah2024_dense", "topology": "v5e:16x16", "batch": 64, "price": 2.0},
 )  # fmt: skip
+REFUSED = {
+    "config": "attrah2024_dense", "topology": "v5e:1x1", "units": 4096, "batch": 1_000_000,
+    "search": True,
+}  # fmt: skip
+#: Classes of attrah2024_dense.
+K = 3
 
 
 def small(name: str, batch: int) -> Any:
@@ -64,7 +68,7 @@ def small(name: str, batch: int) -> Any:
         model.update(SMALL[model["name"]])
     data["image_size"] = min(data["image_size"], 75 if model["name"] == "inception-v3" else 32)
     data["frames"] = min(data["frames"], 16 if model["name"] == "c3d" else 5)
-    train["batch"] = batch
+    train["batch"], data["augment"] = batch, {}
     return config.from_json(document)
 
 
@@ -93,6 +97,81 @@ def main(wanted: list[dict[str, Any]]) -> None:
     with ThreadPoolExecutor(2) as pool:
         for one in pool.map(planned, wanted):
             print(json.dumps(one), flush=True)
+
+
+def run(wanted: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    if importlib.util.find_spec("libtpu") is None:
+        pytest.skip("libtpu is not installed: it is there for x86-64 Linux")
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("XLA_", "TPU_"))}
+    done = subprocess.run(
+        [sys.executable, __file__, json.dumps(wanted)],
+        cwd=ROOT,
+        env={**environment, "JAX_PLATFORMS": "cpu", "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+
+
+def check(found: dict[str, Any]) -> None:
+    """What holds of every plan that was compiled."""
+    topology, report = found["given"]["topology"], found["report"]
+    assert report["fits"] and not report["estimated"] and not report["refused"]
+    assert report["chips"] == CHIPS[topology] and report["hosts"] == CHIPS[topology] // 4
+    memory = report["memory"]
+    assert memory["chip"] == int(HBM[topology.partition(":")[0]] * GIB)
+    # Arrays lie in tiles, which are no smaller; the peak holds them and what is temporary.
+    assert memory["state"] + memory["data"] + memory["beside"] < report["bytes_per_chip"] < GIB
+    assert report["flops_per_step"] == report["chips"] * report["flops_per_chip"] > 0
+    assert report["collective_bytes"] > 0 and report["bytes_moved_per_chip"] > 0
+    assert 0 < report["steps_per_s_about"] <= report["steps_per_s_at_most"]
+
+
+@pytest.fixture(scope="module")
+def few() -> list[dict[str, Any]]:
+    return run(list(FEW))
+
+
+def test_a_config_on_each_generation(few: list[dict[str, Any]]) -> None:
+    """52 x 8 + 8 and 8 x 3 + 3 parameters: what is exchanged is the gradient, and the memory
+    has them, Adam's moments and the data set."""
+    parameters = 52 * 8 + 8 + 8 * K + K
+    for found in few[: len(GENERATIONS)]:
+        check(found)
+        report = found["report"]
+        # In the loop of the steps beside it: the number of real samples. The metrics follow it.
+        assert 0 <= report["collective_bytes"] - 4 * parameters <= 4 * (K * K + 4)
+        assert report["memory"]["state"] == 4 * 3 * parameters + 8
+        assert found["said"][0].startswith("compiling for ")
+
+
+def test_a_batch_smaller_than_the_chips_of_many_hosts(few: list[dict[str, Any]]) -> None:
+    report = few[-1]["report"]
+    assert (report["chips"], report["hosts"], report["batch_per_chip"]) == (256, 64, 1)
+    assert report["fits"] and report["steps_per_epoch"] == 4
+    assert report["cost_about"] == pytest.approx(256 * 2.0 * report["hours_about"])
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("topology", GENERATIONS)
+def test_every_config_on_every_generation(topology: str) -> None:
+    found = run([{"config": name, "topology": topology} for name in CONFIGS])
+    assert [one["given"]["config"] for one in found] == CONFIGS
+    for one in found:
+        check(one)
+
+
+@pytest.mark.exhaustive
+def test_the_largest_batch_is_compiled_and_near_the_memory() -> None:
+    """A layer of 4,096 units, of which each sample keeps some: a million samples do not fit."""
+    (found,) = run([REFUSED])
+    report = found["report"]
+    assert not report["fits"] and "exceeds available HBM" in report["refused"]
+    largest, limit = report["largest_batch"], report["memory"]["chip"]
+    assert 100_000 < largest < 1_000_000
+    assert 0.85 * limit < report["shares"][str(largest)] <= limit
 
 
 if __name__ == "__main__":

@@ -98,14 +98,19 @@ LAYERS = {"lstm": 2, "gru": 2, "cnn-rnn": 1, "nested-lstm": 9}
 def facts_of(name: str) -> dict[str, Any]:
     """What the step of a family does."""
     from fer_jax import config
-    from fer_jax.training.ahead import compile_train_step
-    from fer_jax.training.compiled import read_step
+    from fer_jax.training.ahead import compile_traced, make_mesh, trace_train_step
+    from fer_jax.training.capacity import bytes_of
+    from fer_jax.training.compiled import read_collectives, read_step
+    from fer_jax.training.exchanges import count_collectives
+    from fer_jax.training.state import divide
 
     given = FAMILIES[name]
     train = {"batch": 64, "precision": "bfloat16", **given.get("train", {})}
     experiment = config.from_json({"name": name, **given, "train": train})
-    made = compile_train_step(experiment, "v5e:2x2", samples=256, frames=4096, classes=7)
-    step = read_step(made.text)
+    mesh = make_mesh("v5e:2x2")
+    traced = trace_train_step(experiment, mesh, samples=256, frames=4096, classes=7)
+    made = compile_traced(traced, "v5e:2x2")
+    step, trained = read_step(made.text), divide(traced.state.params, experiment.train.freeze)[0]
     return {
         "family": name,
         "chips": made.chips,
@@ -114,6 +119,11 @@ def facts_of(name: str) -> dict[str, Any]:
         "flops": made.flops,
         "bytes": made.bytes_accessed,
         "memory": made.memory,
+        "gradient": bytes_of(trained),
+        "state": bytes_of(traced.state),
+        "data": traced.data,
+        "exchanged": sum(one.bytes for one in read_collectives(made.text, made.chips)),
+        "counted": sum(one.bytes for one in count_collectives(traced.step.jaxpr.jaxpr)),
         "step": asdict(step),
         "recurrences": [len(loop.products) for loop in step.recurrences],
     }
@@ -182,6 +192,19 @@ def test_the_step_of_a_family(compiled: dict[str, dict[str, Any]], family: str) 
         assert facts["bytes"] < 300 * MB
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_a_family_exchanges_and_holds(
+    compiled: dict[str, dict[str, Any]], family: str
+) -> None:
+    """The gradient once, BatchNorm's sums, and metrics, which XLA may reduce after the steps; the
+    state and the data set, in tiles that are no smaller than they."""
+    facts = compiled[family]
+    assert facts["gradient"] <= facts["exchanged"] <= facts["counted"]
+    assert facts["counted"] - facts["exchanged"] <= 4 * (7 * 7 + 4)
+    arguments = facts["state"] + facts["data"]
+    assert arguments <= facts["memory"]["arguments"] < facts["memory"]["peak"]
+
+
 def test_mistakes_are_named(
     compiled: dict[str, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -189,8 +212,7 @@ def test_mistakes_are_named(
     from fer_jax.training.ahead import make_mesh
 
     said = compiled["mistake"]["said"]
-    assert said.startswith("no TPU topology 'v5e:3x1000' (")
-    assert said.endswith("give one as in v5e:2x2, v6e:4x4 or v5p:2x2x1")
+    assert said.startswith("no topology 'v5e:3x1000': there are v5e and v6e in 1x1, 2x2, ")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"needs libtpu.*pip install 'fer-jax\[plan\]'"):
         make_mesh("v5e:2x2")
