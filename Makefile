@@ -74,6 +74,9 @@ lock: venv  ## refresh the pins of requirements/ (UPGRADE=--upgrade for the newe
 	$(LOCK) requirements/build.in --output-file requirements/build.txt
 	$(LOCK) pyproject.toml --extra test --constraint requirements/build.txt --output-file requirements/dev.txt
 	$(LOCK) pyproject.toml --constraint requirements/dev.txt --output-file requirements/base.txt
+	$(LOCK) pyproject.toml --extra cloud --extra cuda12 --extra sweep --extra track --constraint requirements/dev.txt --output-file requirements/gpu.txt
+	$(LOCK) pyproject.toml --extra cloud --extra tpu --extra track --constraint requirements/dev.txt --output-file requirements/tpu.txt
+	$(LOCK) pyproject.toml --extra cloud --extra preprocess --extra ray --constraint requirements/dev.txt --output-file requirements/cluster.txt
 
 # One set of pins for every Python and platform, so that all of them run what the tests ran.
 LOCK = $(BIN)/python -m uv pip compile --quiet --universal --python-version 3.11 \

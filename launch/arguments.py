@@ -18,9 +18,7 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--topology", default="", metavar="NAME", help="v5e:4x4, v5p:2x2x2, h100x8")
     p.add_argument("--name", default="", help="of the job (default: the config's, and a hash)")
     p.add_argument("--data", default="", metavar="DIR", help="records: gs://..., s3://...")
-    p.add_argument(
-        "--run", dest="run_dir", default="", metavar="DIR", help="run directory: gs://..., s3://..."
-    )
+    p.add_argument("--run", dest="run_dir", default="", metavar="DIR", help="of the run: gs://...")
     p.add_argument("--spot", action="store_true", help="cheap machines that may be taken away")
     p.add_argument("--dry-run", action="store_true", help="show the files and commands, run none")
     p.add_argument("--out", default="", metavar="DIR", help="write the files there to edit")
@@ -41,4 +39,4 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--partition", default="", help="slurm")
     p.add_argument("--account", default="", help="slurm")
     p.add_argument("--time", default="24:00:00", help="slurm: of a job (default: 24:00:00)")
-    p.add_argument("--memory", default="0", help="slurm: of a node (default: 0, all of it)")
+    p.add_argument("--memory", default="", help="slurm: of a node, as in 64G")

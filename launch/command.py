@@ -39,7 +39,8 @@ def launch(args: Namespace) -> tuple[int, dict[str, Any], str]:
     job = make_job(args)
     out = Path(args.out or Path("launched") / job.name)
     commands = _commands(job, out, ask=not args.yes)
-    job = dataclasses.replace(job, commands=tuple(quoted(words) for words in commands))
+    typed = tuple(quoted(words) for words in commands)
+    job = dataclasses.replace(job, commands=typed, log=str(out.resolve()))
     files = render(job)
     report: dict[str, Any] = {
         "name": job.name,
@@ -121,15 +122,16 @@ def _container(job: Job) -> list[list[str]]:
     build = ["docker", "build", "--file", str(HERE / "container" / "Dockerfile"),
              "--build-arg", f"ACCELERATOR={kind}", "--tag", tag, job.workdir]  # fmt: skip
     devices = ["--gpus", "all"] if kind == "gpu" else ["--privileged", "--network", "host"]
-    volumes, places = {job.workdir: "/work"}, {}
-    for key, place in (("DATA", job.data), ("RUN", job.run)):
-        inside = Path(os.path.relpath(place, job.workdir)) if "://" not in place else None
-        if inside is None or ".." not in inside.parts:
-            places[key] = place if inside is None else str(inside)
-        else:
-            volumes[str(Path(place).resolve())] = places[key] = f"/{key.lower()}"
-    words = [places.get(word, word) for word in job.command]
-    shared = [word for pair in volumes.items() for word in ("--volume", ":".join(pair))]
+    # Compiled programs and model files stay in a volume of their own.
+    volumes = [f"{job.workdir}:/work", "fer-jax-cache:/cache"]
+    data = job.data
+    if "://" not in data and not Path(data).resolve().is_relative_to(job.workdir):
+        volumes, data = [*volumes, f"{Path(data).resolve()}:/data:ro"], "/data"
+    elif "://" not in data:
+        data = os.path.relpath(data, job.workdir)
+    run = job.run if "://" in job.run else os.path.relpath(job.run, job.workdir)
+    words = [{"DATA": data, "RUN": run}.get(word, word) for word in job.command]
+    shared = [word for volume in volumes for word in ("--volume", volume)]
     user = ["--user", f"{os.getuid()}:{os.getgid()}"]
     return [build, ["docker", "run", "--rm", "--init", *devices, *user, *shared, tag, *words]]
 

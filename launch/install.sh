@@ -9,4 +9,3 @@ uv pip install --quiet --no-deps .
 {% else %}
 uv pip install --quiet 'fer-jax[{{ extras }}]=={{ job.version }}'
 {% endif %}
-"$VIRTUAL_ENV/bin/fer-jax" doctor || true # which devices JAX sees; goes into the log

@@ -10,7 +10,7 @@ import re
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from fer_jax import __version__
@@ -38,7 +38,7 @@ class Job:
       workdir: the directory that is copied, or gone to.
       checkout: `workdir` is the project itself; else the package is installed.
       array, array_of: the tasks of a Slurm array, and what each of them is: "seed", "fold".
-      commands: what is run, filled in by `launch`.
+      commands, log: what is run, and the directory of the files, filled in by `launch`.
     """
 
     launcher: str
@@ -59,7 +59,7 @@ class Job:
     project: str = ""
     nodes: int = 1
     cpus: int = 8
-    memory: str = "0"
+    memory: str = ""
     time: str = "24:00:00"
     partition: str = ""
     account: str = ""
@@ -67,12 +67,8 @@ class Job:
     array_of: str = ""
     prefix: str = sys.prefix
     version: str = __version__
-    commands: tuple[str, ...] = field(default=())
-
-    @property
-    def log(self) -> str:
-        """Where Slurm writes; the directory must be there before the job starts."""
-        return f"{self.workdir}/launched/{self.name}/{'%A_%a' if self.array else '%j'}.out"
+    commands: tuple[str, ...] = ()
+    log: str = ""
 
     def words(self, **values: str) -> str:
         """The words of `fer-jax` for a shell; `values` are put, as they are, where DATA, RUN, RAW
@@ -149,7 +145,8 @@ def _learn(args: argparse.Namespace, workdir: Path) -> dict[str, object]:
     run = args.run_dir or f"{'sweeps' if args.trials else 'runs'}/{name}"
     return {
         "kind": "sweep" if args.trials else "train", "name": name,
-        "command": (*words, *overrides), "machines": machines, "config": relative,
+        "command": (*(name if word == "STUDY" else word for word in words), *overrides),
+        "machines": machines, "config": relative,
         "data": experiment.data.dir, "run": run, "storage": args.storage,
         "array": array, "array_of": array_of,
     }  # fmt: skip
@@ -166,7 +163,7 @@ def _command(
             raise UserError("--trials is a sweep: leave out --seeds and --folds")
         words = ["sweep", config, *places, "--trials", str(args.trials), "--engine", args.engine]
         if args.storage:
-            words += ["--storage", "STORAGE", "--study", args.name or experiment.name]
+            words += ["--storage", "STORAGE", "--study", "STUDY"]
         elif hosts > 1:
             raise UserError(
                 f"{hosts} machines share a study in a database: give --storage postgresql://..., "
@@ -218,8 +215,10 @@ def _check(job: Job) -> None:
         raise UserError("Slurm has GPUs: give --topology h100x8, or use gcloud or skypilot")
     if job.kind == "sweep" and machines is not None and machines.kind != "gpu":
         raise UserError("a sweep runs on GPUs: give --topology h100x8")
-    places = [("--data", job.data), ("--raw" if job.raw else "--run", job.raw or job.run)]
+    places = (("--data", job.data), ("--raw", job.raw), ("--run", job.run))
     for option, place in places if away else ():
+        if not place:
+            continue
         if not _BUCKET.fullmatch(place):
             raise UserError(
                 f"{option} {place}: the machines are given back afterwards: give a directory in a "
@@ -232,10 +231,13 @@ def _check(job: Job) -> None:
         )
     if job.storage and not job.storage.startswith("postgresql://"):
         raise UserError(f"--storage {job.storage}: give postgresql://USER@HOST/DATABASE")
-    if job.launcher == "container" and not job.checkout:
-        raise UserError(
-            "an image is built from a checkout of the project: launch in its root directory"
-        )
+    if job.launcher == "container":
+        if not job.checkout:
+            raise UserError(
+                "an image is built from a checkout of the project: launch in its root directory"
+            )
+        if "://" not in job.run and not Path(job.run).resolve().is_relative_to(job.workdir):
+            raise UserError(f"--run {job.run}: give one below {job.workdir}, or in a bucket")
 
 
 def quoted(words: Sequence[str]) -> str:

@@ -266,6 +266,35 @@ def test_one_process_writes(bucket) -> None:
     mirror.close()
 
 
+def test_processes_share_a_run(bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first writes; the others get what it has, into copies of their own."""
+
+    def bring(rank: str) -> Path:
+        monkeypatch.setenv("FER_JAX_PROCESS", rank)
+        args = Namespace(command="train", out=Path(URL))
+        places.append(storage.brought(args))
+        places[-1].__enter__()
+        return args.out
+
+    places, met = [], []
+    first = bring("0")
+    mine, storage._mirrors = storage._mirrors, {}
+    second = bring("1")
+    assert first != second
+    theirs, storage._mirrors = storage._mirrors, mine
+    for last in (1, 3):
+        run_some(Namespace(out=first), last - 1, last)
+        assert storage.share(first, first=True, meet=lambda: met.append(first))
+        storage._mirrors = theirs
+        assert storage.share(second, first=False, meet=lambda: met.append(second))
+        storage._mirrors = mine
+        assert restored(second) == restored(first) == last
+    assert met == [first, second] * 2
+    assert not storage.share(Path("runs/one"), first=True, meet=lambda: None)
+    for place in places:
+        place.__exit__(None, None, None)
+
+
 def test_a_failed_upload_is_tried_again(bucket, monkeypatch, capsys) -> None:
     put, failing = Bucket.put, True
 

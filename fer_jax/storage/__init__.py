@@ -22,7 +22,7 @@ from fer_jax.errors import UserError
 from fer_jax.storage.bucket import url_of
 from fer_jax.storage.mirror import SEAL, SELDOM_S, Mirror
 
-__all__ = ["brought", "changed", "local", "url_of"]
+__all__ = ["brought", "changed", "local", "share", "url_of"]
 
 #: Commands that open records by `corpus.load`, which brings them: nothing is written there.
 _READING = ("audit", "evaluate", "importance", "inspect", "split")
@@ -59,6 +59,28 @@ def changed(path: Path) -> None:
     for mirror in _mirrors.values():
         if mirror.writes and path.absolute().is_relative_to(mirror.local):
             mirror.changed(soon=(path / SEAL).is_file())
+
+
+def share(path: Path, first: bool, meet: Callable[[], None]) -> bool:
+    """Of a job of several processes: gives the others what the first has below `path`.
+
+    Each process has a copy of the same bucket's directory, and the first alone writes.
+
+    Args:
+      meet: waits for all processes.
+
+    Returns:
+      Whether `path` lies in a bucket; if not, nothing is done.
+    """
+    mirror = next((m for m in _mirrors.values() if m.writes and m.local == path.absolute()), None)
+    if mirror is None:
+        return False
+    if first:
+        mirror.flush()
+    meet()
+    if not first:
+        mirror.pull()
+    return True
 
 
 @contextmanager

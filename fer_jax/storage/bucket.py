@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import re
 from collections.abc import Iterator
@@ -41,6 +42,8 @@ class Bucket:
 
     def __init__(self, url: str) -> None:
         self.url = url
+        # It logs the traceback of every attempt; what matters is raised at the end.
+        logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
         try:
             import fsspec
 

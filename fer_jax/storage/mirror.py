@@ -202,6 +202,18 @@ class Mirror:
                 self._thread.start()
             self._turn.notify_all()
 
+    def flush(self) -> None:
+        """Uploads what has changed, and waits for it.
+
+        Raises:
+          UserError: the bucket does not hold it all.
+        """
+        self.changed(soon=True)
+        with self._turn:
+            self._turn.wait_for(lambda: self._pending is None and not self._uploading)
+        if self._failure:
+            raise UserError(self._failure)
+
     def close(self) -> None:
         """Uploads what is left and gives the copy free.
 
@@ -249,6 +261,7 @@ class Mirror:
                 shutil.rmtree(staged.directory, ignore_errors=True)
                 with self._turn:
                     self._uploading = {}
+                    self._turn.notify_all()
                     if self._failure and self._pending is not None:  # It lacks what just failed.
                         shutil.rmtree(self._pending.directory)
                         self._pending = self._stage()

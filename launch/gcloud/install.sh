@@ -5,17 +5,19 @@ here=$(cd "$(dirname "$0")" && pwd)
 # shellcheck source=settings.sh
 source "$here/settings.sh"
 
-pack=$(mktemp --suffix .tar.gz)
-trap 'rm -f "$pack"' EXIT
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+pack=$folder/fer-jax.tar.gz
 cd "$WORKDIR"
 {% if job.checkout %}
-git ls-files --cached --others --exclude-standard -z | tar --create --gzip --null --files-from=- --file="$pack"
+# What git knows, or would: no environments, runs or records.
+git ls-files --cached --others --exclude-standard -z \
+  | tar --create --gzip --file="$pack" --null --files-from=-
 {% else %}
 tar --create --gzip --file="$pack" {{ job.config | sh }}
 {% endif %}
-gcloud compute tpus tpu-vm scp "$pack" "$NAME:fer-jax.tar.gz" \
-  --worker=all --zone="$ZONE" --project="$PROJECT"
-gcloud compute tpus tpu-vm scp "$here/settings.sh" "$here/worker_install.sh" "$here/worker_train.sh" "$NAME:" \
+gcloud compute tpus tpu-vm scp \
+  "$pack" "$here/settings.sh" "$here/worker_install.sh" "$here/worker_train.sh" "$NAME:" \
   --worker=all --zone="$ZONE" --project="$PROJECT"
 gcloud compute tpus tpu-vm ssh "$NAME" \
   --worker=all --zone="$ZONE" --project="$PROJECT" --command='bash worker_install.sh'

@@ -8,11 +8,17 @@ ZONE={{ job.zone | sh }}
 {% if job.project %}
 PROJECT={{ job.project | sh }}
 {% else %}
-PROJECT=${PROJECT:-$(gcloud config get-value project 2>/dev/null || true)}
+PROJECT=${PROJECT:-$(gcloud config get project 2>/dev/null || true)}
 {% endif %}
 # --spot: cheap, and taken away when others pay more; empty: on demand.
-TIER=({{ "--spot" if job.spot }})
+TIER={{ "--spot" if job.spot }}
 # What is copied to the machines: {{ "the project, with the config in it" if job.checkout else "the config; the package is installed from the index" }}.
 WORKDIR={{ job.workdir | sh }}
 # The same run directory whenever the job starts again: it goes on from the last checkpoint there.
 TRAIN=({{ job.words(data=job.data | sh, run=job.run | sh) }})
+
+# WAITING_FOR_RESOURCES, PROVISIONING, ACTIVE, SUSPENDED and so on; nothing if there is no such TPU.
+state() {
+  gcloud compute tpus queued-resources describe "$NAME" \
+    --zone="$ZONE" --project="$PROJECT" --format='value(state.state)' 2>/dev/null || true
+}

@@ -16,9 +16,10 @@ on all 'bash worker_train.sh'
 seen=0
 while true; do
   sleep 30
-  # New lines of the log, and the exit status behind a mark once there is one.
-  # shellcheck disable=SC2016
-  if said=$(on 0 "tail -n +$((seen + 1)) fer-jax.log; test ! -f fer-jax.exit || echo \"fer-jax ended: \$(cat fer-jax.exit)\""); then
+  # New lines of the log, and behind them the exit status once there is one.
+  ask="tail -n +$((seen + 1)) fer-jax.log
+    if [ -f fer-jax.exit ]; then sed 's/^/fer-jax ended: /' fer-jax.exit; fi"
+  if said=$(on 0 "$ask"); then
     if [ -n "$said" ]; then
       printf '%s\n' "$said"
       seen=$((seen + $(printf '%s\n' "$said" | wc -l)))
@@ -27,13 +28,15 @@ while true; do
     if [ -n "$code" ]; then
       exit "$code"
     fi
-    continue
-  fi
-  state=$(gcloud compute tpus queued-resources describe "$NAME" \
-    --zone="$ZONE" --project="$PROJECT" --format='value(state.state)' 2>/dev/null || true)
-  # A machine that does not answer may be a bad connection of ours.
-  if [ "$state" != ACTIVE ]; then
-    echo "$NAME is ${state:-gone}" >&2
-    exit 75
+  else
+    # A machine that does not answer may be a bad connection of ours.
+    now=$(state)
+    case "$now" in
+      ACTIVE | "") ;;
+      *)
+        echo "$NAME is $now" >&2
+        exit 75
+        ;;
+    esac
   fi
 done
