@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import pickle
 import signal
+import socket
 import threading
 import traceback
 from collections import deque
@@ -274,6 +275,7 @@ class RayEngine:
                 "the engine ray needs Ray: pip install 'fer-jax[ray]', or use the engine local"
             ) from error
         if not ray.is_initialized():
+            _check_address(os.environ.get("RAY_ADDRESS", ""))
             try:
                 ray.init(address="auto", log_to_driver=False)
             except ConnectionError as error:
@@ -322,3 +324,20 @@ class RayEngine:
         for reference in self._running:
             self._ray.cancel(reference, force=True)
         self._running.clear()
+
+
+def _check_address(address: str) -> None:
+    """Ray itself would ask an address where nobody answers for minutes.
+
+    Raises:
+      UserError: nobody answers at HOST:PORT; other addresses are left to Ray.
+    """
+    host, _, port = address.rpartition(":")
+    if host and port.isdigit() and "/" not in host:
+        try:
+            socket.create_connection((host, int(port)), 10).close()
+        except OSError as error:
+            raise UserError(
+                f"no Ray cluster at {address} ({error.strerror or error}): RAY_ADDRESS names it; "
+                "`ray start --head` makes one"
+            ) from None

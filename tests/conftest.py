@@ -207,3 +207,31 @@ def images(tmp_path: Path) -> Path:
         path.parent.mkdir(parents=True)
         cv2.imwrite(str(path), np.zeros((64, 64, 3), np.uint8))
     return tmp_path / "images"
+
+
+@pytest.fixture
+def ray_cluster(monkeypatch: pytest.MonkeyPatch):
+    """Called with variables of its processes: a Ray cluster of two nodes on this machine, a core
+    each, which RAY_ADDRESS names. `cluster.lose_second()` kills one of them."""
+    pytest.importorskip("ray", reason="Ray is an extra of its own: fer-jax[ray]")
+    import ray
+    from ray.cluster_utils import Cluster
+
+    made = []
+
+    def start(variables: dict[str, str]) -> Cluster:
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.delenv("XLA_FLAGS", raising=False)
+        node = {"num_cpus": 1, "object_store_memory": 80 * 2**20, "include_dashboard": False}
+        cluster = Cluster(initialize_head=True, head_node_args=node)
+        made.append(cluster)
+        second = cluster.add_node(**node)
+        cluster.lose_second = lambda: cluster.remove_node(second, allow_graceful=False)
+        monkeypatch.setenv("RAY_ADDRESS", cluster.address)
+        return cluster
+
+    yield start
+    ray.shutdown()
+    for cluster in made:
+        cluster.shutdown()

@@ -58,6 +58,23 @@ def test_leaving_the_block_stops_what_runs():
     assert process.exitcode == -signal.SIGKILL
 
 
+def test_workers_have_environments_of_their_own():
+    """As many workers as environments; a dead one's is its successor's."""
+    places = [{"FER_JAX_PLACE": str(n)} for n in range(2)]
+    with make_engine("local", _place, 5, environments=places) as engine:
+        assert engine.workers == 2
+        outcomes = _drain(engine, ["die", *map(str, range(12))])
+    assert isinstance(outcomes.pop("die").error, WorkerDied)
+    assert {outcome.value for outcome in outcomes.values()} == {"0", "1"}
+
+
+def _place(job):
+    if job == "die":
+        os._exit(3)
+    time.sleep(0.2)
+    return os.environ["FER_JAX_PLACE"]
+
+
 def test_unknown_engine_and_absent_ray(monkeypatch):
     with pytest.raises(UserError, match="known are local, ray"):
         make_engine("slurm", math.sqrt, 1)
@@ -70,6 +87,10 @@ def test_ray_tells_the_same():
     ray = pytest.importorskip("ray", reason="Ray is an extra of its own: fer-jax[ray]")
     with pytest.raises(UserError, match="no Ray cluster here"):
         make_engine("ray", math.sqrt, 1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_ADDRESS", "127.0.0.1:9")
+        with pytest.raises(UserError, match=r"no Ray cluster at 127.0.0.1:9 \(Connection refused"):
+            make_engine("ray", math.sqrt, 1)
 
     def job(n):
         if n == 2:

@@ -6,7 +6,14 @@ import os
 
 import pytest
 
-from fer_jax.machine import ROOT, available_cores, available_memory, default_workers, has_tpu
+from fer_jax.machine import (
+    ROOT,
+    available_cores,
+    available_memory,
+    default_workers,
+    has_tpu,
+    visible_gpus,
+)
 
 GIB = 1 << 30
 
@@ -94,3 +101,19 @@ def test_a_tpu_has_device_files(tmp_path):
 def test_this_machine():
     assert 1 <= available_cores(ROOT) <= (os.cpu_count() or 1)
     assert 0 < available_memory() < 1 << 50
+
+
+def test_gpus_are_those_that_may_be_used(tmp_path, monkeypatch):
+    for name in ("nvidia0", "nvidia1", "nvidiactl", "null"):
+        (tmp_path / "dev").mkdir(exist_ok=True)
+        (tmp_path / "dev" / name).touch()
+    monkeypatch.delenv("JAX_PLATFORMS", raising=False)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert visible_gpus(tmp_path) == ["0", "1"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3, GPU-5")
+    assert visible_gpus(tmp_path) == ["3", "GPU-5"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+    assert visible_gpus(tmp_path) == []
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    assert visible_gpus(tmp_path) == []

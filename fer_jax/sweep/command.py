@@ -21,12 +21,16 @@ def sweep(args: argparse.Namespace) -> tuple[int, dict[str, Any], str]:
     """
     from fer_jax.sweep import space as spaces
 
+    for name, least in (("trials", 1), ("workers", 0), ("lanes", 0)):
+        value = getattr(args, name)
+        if value is not None and value < least:
+            raise UserError(f"--{name} {value}: give at least {least}")
     given = load_sweep(args.config) or Sweep(space={})
     searched = replace(
         given,
         space=spaces.parse(args.space) or given.space,
         objective=args.objective or given.objective,
-        trials=given.trials if args.trials is None else max(args.trials, 0),
+        trials=given.trials if args.trials is None else args.trials,
         sampler=args.sampler or given.sampler,
         pruner=args.pruner or given.pruner,
     )

@@ -6,6 +6,7 @@ to the next that is started; they go on from their checkpoints.
 
 from __future__ import annotations
 
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -109,7 +110,7 @@ class Driver:
         if self._plan.engine != "population":
             free = workers - len(self._jobs)
             taken = self._take(free) if free > 0 else []
-            jobs = [Job(self._plan.address, self._plan.pruner, (trial,)) for trial in taken]
+            jobs = [self._job((trial,)) for trial in taken]
         else:
             jobs = [] if self._jobs else self._waves()
         self._jobs += jobs
@@ -172,8 +173,12 @@ class Driver:
                     storage.set_trial_user_attr(trial.trial_id, _WAVE, wave)
                 trials = [self._trial(storage.get_trial(trial.trial_id)) for trial in trials]
             out = str(plan.out / "trials" / wave)
-            jobs.append(Job(plan.address, plan.pruner, tuple(trials), out, plan.lanes))
+            jobs.append(self._job(tuple(trials), out))
         return jobs
+
+    def _job(self, trials: tuple[Trial, ...], population: str = "") -> Job:
+        plan = self._plan
+        return Job(plan.address, plan.pruner, trials, population, plan.lanes, os.getcwd())
 
     def _ended(self, engine: Engine, outcome: Outcome) -> None:
         """The worker put down what became of the trials, unless it died."""

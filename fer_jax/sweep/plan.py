@@ -96,8 +96,6 @@ def make_plan(
         raise UserError(f"{out} is a file: give a directory for the sweep")
     if out.is_dir() and any(out.iterdir()) and not (out / "drivers").is_dir():
         raise UserError(f"{out} holds files that are no sweep's: give a directory of its own")
-    if trials < 1:
-        raise UserError(f"--trials {trials}: give at least 1")
     if sampler == "grid":
         trials = min(trials, len(spaces.combinations(space)))
     # In a directory of its own a journal holds one study; its name need not be known.

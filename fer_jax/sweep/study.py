@@ -211,14 +211,18 @@ class DatabaseOwnership:
     @contextmanager
     def lock(self) -> Iterator[None]:
         from sqlalchemy import text
+        from sqlalchemy.exc import SQLAlchemyError
 
-        with self._storage.engine.begin() as connection:
-            # Freed with the transaction, and so with the process.
-            connection.execute(
-                text("SELECT pg_advisory_xact_lock(hashtext(:name))"),
-                {"name": f"fer-jax sweep {self._study.study_name}"},
-            )
-            yield
+        try:
+            with self._storage.engine.begin() as connection:
+                # Freed with the transaction, and so with the process.
+                connection.execute(
+                    text("SELECT pg_advisory_xact_lock(hashtext(:name))"),
+                    {"name": f"fer-jax sweep {self._study.study_name}"},
+                )
+                yield
+        except SQLAlchemyError as error:
+            raise optuna.exceptions.StorageInternalError("the database is gone") from error
 
     def take(self, trial_id: int) -> None:
         self._storage.record_heartbeat(trial_id)

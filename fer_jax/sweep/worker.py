@@ -7,6 +7,7 @@ worker that died leaves that to its driver.
 
 from __future__ import annotations
 
+import os
 import time
 import traceback
 from collections.abc import Mapping
@@ -55,6 +56,7 @@ class Job:
       trials: one, or the members of a population.
       population: the population's directory, "" of a trial alone.
       lanes: see `train_population`.
+      directory: what relative names start from, on every machine.
     """
 
     address: Address
@@ -62,6 +64,7 @@ class Job:
     trials: tuple[Trial, ...]
     population: str = ""
     lanes: int = 0
+    directory: str = "."
 
 
 def run_trials(job: Job) -> None:
@@ -73,6 +76,7 @@ def run_trials(job: Job) -> None:
         use_every_core,
     )
 
+    os.chdir(job.directory)
     enable_compilation_cache()
     pass_over_libtpu()
     if job.trials[0].experiment["data"]["images"]:

@@ -194,32 +194,17 @@ def test_a_population(toy, start, expected, tmp_path: Path) -> None:
     check(out, expected)
 
 
-@pytest.fixture
-def ray_cluster(environment, monkeypatch):
-    """A head and another node, a core each, on this machine."""
-    pytest.importorskip("ray", reason="Ray is an extra of its own: fer-jax[ray]")
-    from ray.cluster_utils import Cluster
-
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.delenv("XLA_FLAGS", raising=False)
-    node = {"num_cpus": 1, "object_store_memory": 80 * 2**20, "include_dashboard": False}
-    cluster = Cluster(initialize_head=True, head_node_args=node)
-    cluster.second = cluster.add_node(**node)
-    yield cluster
-    cluster.shutdown()
-
-
-def test_ray(toy, start, ray_cluster, expected, tmp_path: Path) -> None:
+def test_ray(toy, start, environment, ray_cluster, expected, tmp_path: Path) -> None:
     """A node is killed, then the driver."""
     out = tmp_path / "sweep"
+    cluster = ray_cluster(environment)
     words = command(toy, out, "--engine", "ray")
-    sweep = start(words, RAY_ADDRESS=ray_cluster.address)
+    sweep = start(words, RAY_ADDRESS=cluster.address)
     sweep.until(10)
-    ray_cluster.remove_node(ray_cluster.second, allow_graceful=False)
+    cluster.lose_second()
     sweep.until(10)
     sweep.kill()
-    start(words, RAY_ADDRESS=ray_cluster.address).end()
+    start(words, RAY_ADDRESS=cluster.address).end()
     check(out, expected)
 
 
