@@ -45,8 +45,8 @@ class Examples:
     stream_logits: Mapping[int, np.ndarray]
 
     def largest_difference(self, export: Export) -> float:
-        """Of any logit, in batches of 1 and of 5, of whole clips and of streams; the largest float32
-        where an export says nothing finite."""
+        """Of any logit, in batches of 1 and of 5, of whole clips and of streams; the largest
+        float32 where an export says nothing finite."""
         found = [0.0]
         for size in BATCHES:
             for start in range(0, max(BATCHES), size):
