@@ -99,8 +99,15 @@ class Target(Protocol):
         """The "max" or "sum" of windows of H and W."""
         ...
 
-    def scan(self, step: Step, length: int, carries: list[Tensor], xs: list[Tensor]) -> Any:
-        """As `lax.scan`: (last carries, stacked results)."""
+    def scan(
+        self,
+        step: Step,
+        length: int,
+        carries: list[Tensor],
+        xs: list[Tensor],
+        blank: Callable[[], list[Tensor]],
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """As `lax.scan`: (last carries, stacked results). `blank` makes zeros of the latter."""
         ...
 
 
@@ -636,7 +643,14 @@ def _scan(walk: _Walk, eqn: Any, *values: _Value) -> list[_Value]:
 
     carries = [walk.whole(*pair) for pair in pairs[fixed : fixed + state]]
     xs = [walk.whole(*pair) for pair in pairs[fixed + state :]]
-    last, stacked = walk.to.scan(step, p["length"], carries, xs)
+
+    def blank() -> list[Tensor]:
+        return [
+            walk.whole(_known(np.zeros((1,) * len(a.shape), a.dtype)), a.shape)
+            for a in (var.aval for var in eqn.outvars[state:])
+        ]
+
+    last, stacked = walk.to.scan(step, p["length"], carries, xs, blank)
     return [
         _Value(x, var.aval.shape) for x, var in zip([*last, *stacked], eqn.outvars, strict=True)
     ]

@@ -250,7 +250,9 @@ class _Graph:
     def _channels_last(self, x: str, rank: int) -> str:
         return self.transpose(x, [0, *range(2, rank + 2), 1])
 
-    def scan(self, step: Step, length: int, carries: list[str], xs: list[str]) -> Any:
+    def scan(
+        self, step: Step, length: int, carries: list[str], xs: list[str], blank: Any
+    ) -> tuple[list[str], list[str]]:
         from onnx import helper
 
         self._size()  # A loop's body reads it, but cannot be where it is made.

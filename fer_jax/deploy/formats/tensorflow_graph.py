@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -196,14 +196,33 @@ class _Graph:
         mean = tf.nn.avg_pool2d(x, list(window), list(strides), "VALID")
         return mean * float(np.prod(window))
 
-    def scan(self, step: Step, length: int, carries: list[tf.Tensor], xs: list[tf.Tensor]) -> Any:
-        # Step by step: LiteRT's loops do not stack what has a free batch.
-        each = [tf.unstack(x, length) for x in xs]
-        made = []
-        for index in range(length):
-            carries, found = step(carries, [x[index] for x in each])
-            made.append(found)
-        return carries, [tf.stack(found) for found in zip(*made, strict=True)]
+    def scan(
+        self,
+        step: Step,
+        length: int,
+        carries: list[tf.Tensor],
+        xs: list[tf.Tensor],
+        blank: Callable[[], list[tf.Tensor]],
+    ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+        if length == 1:
+            last, made = step(carries, [tf.squeeze(x, 0) for x in xs])
+            return last, [x[None] for x in made]
+        places, count = tf.range(length), len(carries)
+
+        def body(index: tf.Tensor, *state: tf.Tensor) -> tuple[tf.Tensor, ...]:
+            after, made = step(list(state[:count]), [tf.gather(x, index) for x in xs])
+            # LiteRT's lists want a batch of known size: what is stacked is put in its place.
+            put = []
+            for new, stack in zip(made, state[count:], strict=True):
+                here = tf.reshape(places == index, (-1, *(1,) * len(new.shape)))
+                put.append(tf.where(here, new[None], stack))
+            return index + 1, *after, *put
+
+        state = [*carries, *blank()]
+        _, *found = tf.while_loop(
+            lambda index, *_: index < length, body, [tf.constant(0), *state]
+        )
+        return found[:count], found[count:]
 
 
 def _padded(
