@@ -222,7 +222,7 @@ def make_parser() -> argparse.ArgumentParser:
         "Predict videos and images: CSVs and an annotated copy.",
         "fer-jax predict runs/attrah2024_lstm-1a2b3c4d video.mp4",
     )
-    p.add_argument("run_dir", type=Path, metavar="RUN")
+    p.add_argument("run_dir", type=Path, metavar="RUN", help="a run directory or an export")
     p.add_argument("files", type=Path, nargs="+", metavar="FILE")
     p.add_argument("--out", type=Path, help="where to write (default: RUN/predictions)")
     p.add_argument("--no-video", action="store_true", help="no annotated copy")

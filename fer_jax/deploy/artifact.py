@@ -96,8 +96,9 @@ def read_facts(directory: Path) -> dict[str, Any]:
     path = directory / FACTS
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
-        facts["format"], facts["recogniser_version"]
-    except (OSError, KeyError, TypeError, ValueError):
+        if missing := {"format", "recogniser_version", "signatures"} - facts.keys():
+            raise ValueError(missing)
+    except (AttributeError, OSError, ValueError):
         raise UserError(f"{path} is damaged: export it again with `fer-jax export`") from None
     check_version(facts, directory)
     return facts

@@ -1,4 +1,4 @@
-"""The model card of a recogniser: what it is, how it was judged, and what it must not be used for."""
+"""The model card of a recogniser: what it is, how it was judged, what it must not be used for."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ _FOUND_BY = {
     "frontal": "Frontal views are made by landmarks (dlib's, whose terms exclude commercial use, "
     "or MediaPipe's, as the records were made).",
 }
+#: The figures that are quoted, and what they are called.
+NAMES = {"accuracy": "accuracy", "uar": "unweighted average recall", "macro_f1": "macro F1"}
 _OVERLAPS = {
     "subject_overlap": "test clips of people who also train",
     "twin_overlap": "test clips whose take also trains",
@@ -87,11 +89,10 @@ def _judged(facts: Mapping[str, Any]) -> str:
     if found is None:
         return "## Evaluation\n\nThis checkpoint has not been evaluated on a test part."
     rows = [
-        f"| {name} | {found[key]:.4f} | {found['ci95'][key][0]:.4f} to {found['ci95'][key][1]:.4f} |"
-        for key, name in (
-            ("accuracy", "accuracy"), ("uar", "unweighted average recall"), ("macro_f1", "macro F1"),
-        )
-    ]  # fmt: skip
+        f"| {name} | {found[key]:.4f} | {low:.4f} to {high:.4f} |"
+        for key, name in NAMES.items()
+        for low, high in [found["ci95"][key]]
+    ]
     per_class = [
         f"| {name} | {one['precision']:.3f} | {one['recall']:.3f} | {one['f1']:.3f} | "
         f"{one['support']} |"
@@ -103,9 +104,7 @@ def _judged(facts: Mapping[str, Any]) -> str:
         f"{1 / len(found['classes']):.4f}. Intervals: 95 %, bootstrap over {found['ci95_drawn']} "
         f"{found['ci95_clusters']}s.",
         "\n".join(["| | | 95 % interval |", "|---|---|---|", *rows]),
-        "\n".join(
-            ["| class | precision | recall | F1 | of |", "|---|---|---|---|---|", *per_class]
-        ),
+        "\n".join(["| class | precision | recall | F1 | of |", "|" + 5 * "---|", *per_class]),
         f"Split {found['split_sha256']}; data {found['data_sha256']}.",
     ]
     return "\n\n".join(lines)

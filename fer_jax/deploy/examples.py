@@ -17,7 +17,7 @@ import numpy as np
 from fer_jax.data import batches, corpus, protocols
 from fer_jax.data.samples import ClipSamples
 from fer_jax.deploy.artifact import Export
-from fer_jax.deploy.predictor import RunPredictor, frame_inputs, stacked
+from fer_jax.deploy.predictor import ExportPredictor, RunPredictor, stacked
 from fer_jax.deploy.recogniser import FRAME_MASK
 from fer_jax.errors import UserError
 from fer_jax.evaluation.inference import Sample, data_of, each
@@ -74,24 +74,28 @@ def _difference(found: np.ndarray, wanted: np.ndarray) -> float:
     return float(np.abs(found - wanted).max())
 
 
-def make_examples(predictor: RunPredictor, clips: Iterable[Clip], names: Sequence[str]) -> Examples:
+def make_examples(
+    predictor: RunPredictor, reader: ExportPredictor, clips: Iterable[Clip]
+) -> Examples:
     """Examples of the first clips that the model can read, five at most.
 
     Args:
       predictor: of the run, exact.
-      names: the recogniser's inputs of a clip.
+      reader: of its recogniser, in memory.
 
     Raises:
       UserError: none of the clips can be read.
     """
-    found: list[tuple[Clip, ClipSamples, ClipSamples]] = []
+    found: list[tuple[ClipSamples, ...]] = []
     reason = "there is none"
     for clip in clips:
         try:
             samples = predictor.samples(clip, predictor.data)
             if len(samples.rows):
                 every = predictor.samples(clip, predictor.frame_by_frame)
-                found.append((clip, samples, every))
+                inputs = reader.samples(clip, reader.data)
+                frames = reader.samples(clip, reader.frame_by_frame)
+                found.append((samples, inputs, every, frames))
             else:
                 reason = f"{clip.clip_id} is shorter than a window"
         except UserError as error:
@@ -101,29 +105,22 @@ def make_examples(predictor: RunPredictor, clips: Iterable[Clip], names: Sequenc
     if not found:
         raise UserError(f"no clip to check the export with: {reason}; give others with --clips")
     # One of each clip, then the second of each; few are taken again.
-    both = [
-        list(zip(each(samples), each(_inputs(clip, samples, names)), strict=True))
-        for clip, samples, _ in found
-    ]
+    both = [list(zip(each(one[0]), each(one[1]), strict=True)) for one in found]
     in_turn = [pair for row in zip_longest(*both) for pair in row if pair is not None]
     picked = [in_turn[i % len(in_turn)] for i in range(max(BATCHES))]
     logits = _Logits(predictor)
     streams = [found[i % len(found)] for i in range(max(BATCHES))]
-    length = min(_FRAMES, *(len(every.usable) for _, _, every in streams))
-    frames = [_inputs(clip, every, names).streams for clip, _, every in streams]
+    length = min(_FRAMES, *(len(every.usable) for _, _, every, _ in streams))
+    seen = [frames.streams for *_, frames in streams]
     return Examples(
         clip=stacked(inputs for _, inputs in picked),
         clip_logits=logits([sample for sample, _ in picked]),
-        frames={name: np.stack([one[name][:length] for one in frames]) for name in frames[0]},
+        frames={name: np.stack([one[name][:length] for one in seen]) for name in seen[0]},
         stream_logits={
-            t: logits([logits.stream_sample(every, t) for _, _, every in streams])
+            t: logits([logits.stream_sample(every, t) for _, _, every, _ in streams])
             for t in sorted({1, length})
         },
     )
-
-
-def _inputs(clip: Clip, samples: ClipSamples, names: Sequence[str]) -> ClipSamples:
-    return samples._replace(streams=frame_inputs(clip, samples, names))
 
 
 class _Logits:

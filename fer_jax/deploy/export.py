@@ -1,4 +1,4 @@
-"""`fer-jax export`: a run's recogniser in formats that run elsewhere, each checked on real clips."""
+"""`fer-jax export`: a run's recogniser in formats that run elsewhere, checked on real clips."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from fer_jax.deploy import artifact, formats
 from fer_jax.deploy.examples import (
     Examples,
@@ -17,13 +19,16 @@ from fer_jax.deploy.examples import (
     record_clips,
     run_clips,
 )
-from fer_jax.deploy.predictor import RunPredictor
-from fer_jax.deploy.recogniser import FRAME_MASK, Recogniser
+from fer_jax.deploy.predictor import ExportPredictor, RunPredictor
+from fer_jax.deploy.recogniser import Recogniser
 from fer_jax.deploy.trained import recogniser_of
 from fer_jax.errors import UserError
+from fer_jax.training.run_directory import load_run
 
-#: The largest difference of a logit between an export and the run's own network, in float32.
+#: The largest difference of a logit between an export and the run's own network.
 TOLERANCE = 1e-5
+#: Of the largest logit: 8 roundings of a float32. It counts where logits are above 10.
+_RELATIVE = 1e-6
 
 
 def export(
@@ -39,7 +44,7 @@ def export(
 
     An export is written beside its place, read again and asked about real clips, whole and frame by
     frame, one at a time and five at once. It takes its place only if every logit is within
-    `TOLERANCE` of what the run's own network says; an earlier export gives way to it.
+    `tolerance` of what the run's own network says; an earlier export gives way to it.
 
     Args:
       run: a run directory; its best checkpoint is exported.
@@ -51,7 +56,7 @@ def export(
 
     Returns:
       {"exports": [{"format", "path", "max_abs_difference"}], "failed": [the same of those that
-      were not within the tolerance, with the reason]}.
+      differ by more than "limit"]}.
 
     Raises:
       UserError: no such run, no best epoch yet, an unknown format, a package that is not installed,
@@ -67,27 +72,33 @@ def export(
     for name in names:
         formats.functions(name)
         _free(out / name)
-    predictor = RunPredictor(run, exact=True)
-    recogniser = recogniser_of(run, predictor.loaded)
+    loaded = load_run(run)
+    recogniser = recogniser_of(run, loaded)
+    predictor = RunPredictor(loaded, run, exact=True)
     for note in notes(recogniser):
         on_note(note)
     if clips:
         found = file_clips(predictor, _existing(clips))
     else:
         found = record_clips(predictor, data) if data else run_clips(predictor, run)
-    names_of_inputs = [name for name in recogniser.clip.inputs if name != FRAME_MASK]
-    examples = make_examples(predictor, found, names_of_inputs)
-    exports, failed = [], []
+    examples = make_examples(predictor, ExportPredictor(artifact.in_memory(recogniser)), found)
+    limit, exports, failed = tolerance(examples), [], []
     for name in names:
         with _beside(out / name) as directory:
             worst = _write(recogniser, name, directory, examples)
-            said = {"format": name, "path": str(out / name), "max_abs_difference": worst}
-            if worst <= TOLERANCE:
+            said: dict[str, Any] = {"format": name, "path": str(out / name)}
+            said["max_abs_difference"] = worst
+            if worst <= limit:
                 _replace(directory, out / name)
                 exports.append(said)
             else:
-                failed.append(said)
+                failed.append({**said, "limit": limit})
     return {"exports": exports, "failed": failed}
+
+
+def tolerance(examples: Examples) -> float:
+    """How far a logit of an export may be from the run's."""
+    return max(TOLERANCE, _RELATIVE * float(np.abs(examples.clip_logits).max()))
 
 
 def notes(recogniser: Recogniser) -> Iterator[str]:
@@ -107,8 +118,8 @@ def render(report: dict[str, Any]) -> str:
         for one in report["exports"]
     ]
     lines += [
-        f"{one['format']}: not written: a logit differs by {one['max_abs_difference']:.1e} from the "
-        f"run's own network, more than {TOLERANCE:g}"
+        f"{one['format']}: not written: a logit differs from the run's own network by "
+        f"{one['max_abs_difference']:.1e}, more than {one['limit']:.1e}"
         for one in report["failed"]
     ]
     return "\n".join(lines)

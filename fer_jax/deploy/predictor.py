@@ -171,12 +171,12 @@ def _part(data: Data) -> str:
 class RunPredictor(Predictor):
     """The best checkpoint of a run, in the precision that it trained in."""
 
-    def __init__(self, run: str | Path, *, exact: bool = False) -> None:
+    def __init__(self, loaded: loop.LoadedRun, run: Path, *, exact: bool = False) -> None:
         """Args:
+        run: its directory.
         exact: compute in float32, whatever the run trained in.
         """
-        loaded = loop.load_run(run)
-        self.run = Path(run)
+        self._run = run
         self.loaded = in_float32(loaded) if exact else loaded
         self._exact = exact
         self._inference = make_inference(self.loaded)
@@ -203,7 +203,7 @@ class RunPredictor(Predictor):
 
     @cached_property
     def _recogniser(self) -> Export:
-        return in_memory(recogniser_of(self.run, self.loaded))
+        return in_memory(recogniser_of(self._run, self.loaded))
 
     @cached_property
     def _embedder(self) -> Embedder:
@@ -265,7 +265,7 @@ def frame_inputs(clip: Clip, found: ClipSamples, names: Iterable[str]) -> dict[s
         if name in IMAGES:
             return found.streams[name]
         if name == "frame_size":
-            return np.tile(np.float32([clip.width, clip.height]), (len(found.usable), 1))
+            return np.tile(np.array([clip.width, clip.height], np.float32), (len(found.usable), 1))
         return getattr(clip, name)[found.usable]
 
     return {name: of(name) for name in names if name != FRAME_MASK}
@@ -326,4 +326,4 @@ def load_predictor(path: str | Path) -> Predictor:
     if path.suffix == ".safetensors" and path.is_file():
         # Of any export: it describes itself.
         return ExportPredictor(open_arrays(path.parent))
-    return RunPredictor(path)
+    return RunPredictor(loop.load_run(path), path)

@@ -7,13 +7,14 @@ itself judges them only when somebody uploads the folder.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from fer_jax.deploy.artifact import in_memory
-from fer_jax.deploy.card import card_text
+from fer_jax.deploy.card import NAMES, card_text
 from fer_jax.deploy.formats import Run
 from fer_jax.deploy.formats.safetensors import load_variables, save_variables
 from fer_jax.deploy.recogniser import Recogniser, make_recogniser
@@ -21,7 +22,6 @@ from fer_jax.deploy.recogniser import Recogniser, make_recogniser
 _TASKS = {True: "video-classification", False: "image-classification"}
 #: Our figure -> the hub's name of it.
 _METRICS = {"accuracy": "accuracy", "uar": "recall", "macro_f1": "f1"}
-_NAMES = {"accuracy": "accuracy", "uar": "unweighted average recall", "macro_f1": "macro F1"}
 
 
 def save(recogniser: Recogniser, directory: Path) -> None:
@@ -46,7 +46,7 @@ def load(directory: Path) -> Run:
     return in_memory(make_recogniser(*load_variables(directory))).run
 
 
-def _metadata(facts: dict[str, Any]) -> ModelCardData:
+def _metadata(facts: Mapping[str, Any]) -> ModelCardData:
     task = _TASKS[facts["frames"] > 1]
     return ModelCardData(
         # The weights' licence is for who trained them to choose; the data's terms bind them.
@@ -61,7 +61,7 @@ def _metadata(facts: dict[str, Any]) -> ModelCardData:
     )
 
 
-def _results(facts: dict[str, Any], task: str) -> list[EvalResult] | None:
+def _results(facts: Mapping[str, Any], task: str) -> list[EvalResult] | None:
     judged = facts["metrics"]
     if judged is None:
         return None
@@ -75,7 +75,7 @@ def _results(facts: dict[str, Any], task: str) -> list[EvalResult] | None:
             dataset_split=judged["split"],
             dataset_args={"split_sha256": judged["split_sha256"]},
             metric_type=_METRICS[name],
-            metric_name=_NAMES[name],
+            metric_name=NAMES[name],
             metric_value=round(judged[name], 6),
             metric_config=None if name == "accuracy" else "macro",
         )

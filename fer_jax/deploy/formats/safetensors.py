@@ -42,6 +42,7 @@ def save_variables(recogniser: Recogniser, directory: Path) -> None:
     facts = json.dumps(recogniser.facts)
     # "format" is what the Hugging Face libraries look for.
     save_file(leaves, directory / FILE, {"format": "np", "recogniser": facts})
+    (directory / FILE).chmod(0o644)
 
 
 def load_variables(directory: Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -64,7 +65,7 @@ def load_variables(directory: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def whole(variables: Mapping[str, Any]) -> dict[str, Any]:
     """Variables with the parts that a file leaves out because they hold nothing."""
-    found = {**dict.fromkeys(_PARTS, {}), **variables}
+    found = {**{name: {} for name in _PARTS}, **variables}
     if "embedder" in found:
         found["embedder"] = whole(found["embedder"])
     return found
