@@ -16,7 +16,7 @@ from fer_jax.config import Data
 from fer_jax.data import images
 from fer_jax.data.samples import ClipSamples, Shapes, streams_of
 from fer_jax.data.sequences import sample_length
-from fer_jax.deploy.artifact import Export, in_memory, is_export, open_arrays, open_export
+from fer_jax.deploy.artifact import FACTS, Export, in_memory, is_export, open_arrays, open_export
 from fer_jax.deploy.recogniser import FRAME_MASK, reads
 from fer_jax.deploy.trained import extractor_of, in_float32, recogniser_of
 from fer_jax.errors import UserError
@@ -326,4 +326,6 @@ def load_predictor(path: str | Path) -> Predictor:
     if path.suffix == ".safetensors" and path.is_file():
         # Of any export: it describes itself.
         return ExportPredictor(open_arrays(path.parent))
+    if inside := sorted(path.glob(f"*/{FACTS}")):
+        raise UserError(f"{path} holds exports: name one of them, as in {inside[0].parent}")
     return RunPredictor(loop.load_run(path), path)

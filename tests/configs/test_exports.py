@@ -86,6 +86,7 @@ SYSTEMS: dict[str, tuple[str, dict[str, Any]]] = {
 
 def first(experiment: Any, run: Path) -> Path:
     """A run directory whose best epoch has the parameters that training begins with."""
+    run.mkdir()
     job, progress = begin(experiment, run, None, [], lambda _: None)
     progress.epoch, progress.monitor = 1, Monitor(best=0.0, best_epoch=1)
     write_config(run, experiment)
