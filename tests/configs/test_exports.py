@@ -11,7 +11,7 @@ import pytest
 
 import fer_jax
 from fer_jax.data import corpus
-from fer_jax.deploy import artifact
+from fer_jax.deploy import artifact, formats
 from fer_jax.deploy.export import TOLERANCE, export
 from fer_jax.training.checkpoint import Checkpoints
 from fer_jax.training.monitor import Monitor
@@ -20,7 +20,7 @@ from fer_jax.training.run_directory import checkpoints_of, write_config
 
 pytestmark = pytest.mark.exhaustive
 
-FORMATS = ("safetensors", "stablehlo", "hf")
+FORMATS = formats.FORMATS
 XCEPTION = {"name": "xception", "stem": [4, 4], "stem_stride": 1, "entry": [6, 8], "middle": 1,
             "exit": [8], "dense": 6}  # fmt: skip
 VGG = {"name": "vgg-face", "widths": [4, 4, 8, 8, 8], "dense": [16, 8]}

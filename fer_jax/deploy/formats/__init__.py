@@ -6,7 +6,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,12 +36,27 @@ def functions(name: str) -> tuple[Save, Load]:
     """
     if name not in FORMATS:
         raise UserError(f"unknown format {name!r}: choose from {', '.join(FORMATS)}")
-    try:
+    with _needs(name):
         module = import_module(f"fer_jax.deploy.formats.{name}")
+
+    def save(recogniser: Recogniser, directory: Path) -> None:
+        # What makes a file may be more than what runs it.
+        with _needs(name):
+            module.save(recogniser, directory)
+
+    return save, module.load
+
+
+@contextmanager
+def _needs(name: str) -> Iterator[None]:
+    """Says of a package that a format lacks how it is installed."""
+    try:
+        yield
     except ModuleNotFoundError as error:
-        if (error.name or "").startswith("fer_jax"):
+        package = error.name or ""
+        if package.startswith("fer_jax"):
             raise
+        extra = "export-tf" if package in ("tensorflow", "ai_edge_litert") else "export"
         raise UserError(
-            f"{name} needs {error.name}, which is not installed: pip install 'fer-jax[export]'"
+            f"{name} needs {package}, which is not installed: pip install 'fer-jax[{extra}]'"
         ) from error
-    return module.save, module.load

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from ai_edge_litert.interpreter import Interpreter
 
 if TYPE_CHECKING:
     from fer_jax.deploy.formats import Run
@@ -36,8 +37,6 @@ def save(recogniser: Recogniser, directory: Path) -> None:
 
 def load(directory: Path) -> Run:
     """Runs it with LiteRT's interpreter."""
-    from ai_edge_litert.interpreter import Interpreter
-
     interpreter = Interpreter(str(directory / FILE))
     runners = {
         name: interpreter.get_signature_runner(name) for name in interpreter.get_signature_list()

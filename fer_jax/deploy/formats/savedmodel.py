@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def save(recogniser: Recogniser, directory: Path) -> None:
     """Writes saved_model.pb and variables/ into the directory."""
-    from fer_jax.deploy.formats.tensorflow_graph import module_of
+    from fer_jax.deploy.lowering.tensorflow_graph import module_of
 
     module, functions = module_of(recogniser)
     tf.saved_model.save(module, str(directory), signatures=functions)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from fer_jax.deploy.formats.lowering import Pads, Step, lower
+from fer_jax.deploy.lowering import lower
+from fer_jax.deploy.lowering.target import Pads, Step, Tensor
 from fer_jax.deploy.recogniser import Recogniser, Signature
 
 #: Larger constants are variables, which the signatures share.
@@ -61,7 +62,9 @@ _REDUCE = {
 
 def module_of(recogniser: Recogniser) -> tuple[tf.Module, dict[str, Any]]:
     """A module that holds the weights, and a concrete function a signature, of any batch."""
-    module, weights, functions = tf.Module(), {}, {}
+    module: Any = tf.Module()
+    weights: dict[Any, Any] = {}
+    functions = {}
     for name, signature in recogniser.signatures.items():
         functions[name] = _function(recogniser, signature, weights)
         setattr(module, name, functions[name])  # What a module holds is saved.
@@ -71,7 +74,7 @@ def module_of(recogniser: Recogniser) -> tuple[tf.Module, dict[str, Any]]:
 
 def _function(recogniser: Recogniser, signature: Signature, weights: dict[Any, Any]) -> Any:
     @tf.function(autograph=False)
-    def traced(**inputs: tf.Tensor) -> dict[str, tf.Tensor]:
+    def traced(**inputs: Tensor) -> dict[str, Tensor]:
         graph = _Graph(next(iter(inputs.values())), weights)
         found = lower(signature.function, recogniser.variables, signature.inputs, inputs, graph)
         return {key: tf.identity(tensor, name=key) for key, (tensor, _) in found.items()}
@@ -85,9 +88,9 @@ def _function(recogniser: Recogniser, signature: Signature, weights: dict[Any, A
 
 
 class _Graph:
-    """The operations; see `lowering.Target`."""
+    """The operations; see `target.Target`."""
 
-    def __init__(self, first: tf.Tensor, weights: dict[Any, tf.Variable]) -> None:
+    def __init__(self, first: Tensor, weights: dict[Any, Any]) -> None:
         """Args:
         first: an input, which tells the size of a batch.
         weights: of all signatures so far; new ones are added.
@@ -95,72 +98,72 @@ class _Graph:
         self._batch = tf.shape(first)[0]
         self._weights = weights
 
-    def constant(self, value: np.ndarray) -> tf.Tensor:
+    def constant(self, value: Any) -> Tensor:
         value = np.asarray(value)
         if value.size < _LARGE:
             return tf.constant(value)
         key = value.dtype.str, value.shape, hashlib.sha256(value.tobytes()).digest()
         if key not in self._weights:
             with tf.init_scope():
-                self._weights[key] = tf.Variable(value, trainable=False)
+                self._weights[key] = tf.Variable(tf.constant(value), trainable=False)
         return self._weights[key].read_value()
 
-    def unary(self, name: str, x: tf.Tensor) -> tf.Tensor:
+    def unary(self, name: str, x: Tensor) -> Tensor:
         return _UNARY[name](x)
 
-    def binary(self, name: str, x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
+    def binary(self, name: str, x: Tensor, y: Tensor) -> Tensor:
         return _BINARY[name](x, y)
 
-    def where(self, condition: tf.Tensor, x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
+    def where(self, condition: Tensor, x: Tensor, y: Tensor) -> Tensor:
         return tf.where(condition, x, y)
 
-    def cast(self, x: tf.Tensor, dtype: np.dtype) -> tf.Tensor:
+    def cast(self, x: Tensor, dtype: np.dtype) -> Tensor:
         return tf.cast(x, tf.as_dtype(dtype))
 
-    def reshape(self, x: tf.Tensor, shape: Sequence[int]) -> tf.Tensor:
+    def reshape(self, x: Tensor, shape: Sequence[int]) -> Tensor:
         return tf.reshape(x, shape)
 
-    def broadcast(self, x: tf.Tensor, shape: Sequence[tuple[int, bool]]) -> tf.Tensor:
+    def broadcast(self, x: Tensor, shape: Sequence[tuple[int, bool]]) -> Tensor:
         return tf.broadcast_to(
             x, tf.stack([self._batch * number if free else number for number, free in shape])
         )
 
-    def transpose(self, x: tf.Tensor, axes: Sequence[int]) -> tf.Tensor:
+    def transpose(self, x: Tensor, axes: Sequence[int]) -> Tensor:
         return tf.transpose(x, axes)
 
-    def slice(self, x: tf.Tensor, parts: Mapping[int, tuple[int, int, int]]) -> tf.Tensor:
+    def slice(self, x: Tensor, parts: Mapping[int, tuple[int, int, int]]) -> Tensor:
         where = [slice(None)] * len(x.shape)
         for axis, part in parts.items():
             where[axis] = slice(*part)
         return x[tuple(where)]
 
-    def concatenate(self, xs: Sequence[tf.Tensor], axis: int) -> tf.Tensor:
+    def concatenate(self, xs: Sequence[Tensor], axis: int) -> Tensor:
         return tf.concat(xs, axis)
 
-    def pad(self, x: tf.Tensor, pads: Pads, value: np.ndarray) -> tf.Tensor:
+    def pad(self, x: Tensor, pads: Pads, value: Any) -> Tensor:
         return tf.pad(x, pads, constant_values=tf.constant(value))
 
-    def take(self, x: tf.Tensor, index: tf.Tensor, axis: int) -> tf.Tensor:
+    def take(self, x: Tensor, index: Tensor, axis: int) -> Tensor:
         return tf.gather(x, index, axis=axis)
 
-    def take_each(self, x: tf.Tensor, index: tf.Tensor) -> tf.Tensor:
+    def take_each(self, x: Tensor, index: Tensor) -> Tensor:
         return tf.gather(x, index, batch_dims=1)
 
-    def reduce(self, kind: str, x: tf.Tensor, axes: Sequence[int]) -> tf.Tensor:
+    def reduce(self, kind: str, x: Tensor, axes: Sequence[int]) -> Tensor:
         return _REDUCE[kind](x, axes)
 
-    def matmul(self, x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
+    def matmul(self, x: Tensor, y: Tensor) -> Tensor:
         return tf.matmul(x, y)
 
     def convolve(
         self,
-        x: tf.Tensor,
-        kernel: np.ndarray | tf.Tensor,
+        x: Tensor,
+        kernel: Any,
         strides: Sequence[int],
         pads: Pads,
         dilation: Sequence[int],
         groups: int,
-    ) -> tf.Tensor:
+    ) -> Tensor:
         sizes = [(k - 1) * d + 1 for k, d in zip(kernel.shape, dilation, strict=False)]
         x, padding = _padded(x, sizes, strides, pads, 0)
         if groups > 1 and groups == x.shape[-1]:
@@ -175,7 +178,7 @@ class _Graph:
             return tf.nn.conv3d(x, weights, step, padding, dilations=holes)
         return tf.nn.conv2d(x, weights, list(strides), padding, dilations=list(dilation))
 
-    def _weights_of(self, kernel: np.ndarray | tf.Tensor, shape: tuple[int, ...]) -> tf.Tensor:
+    def _weights_of(self, kernel: Any, shape: tuple[int, ...]) -> Tensor:
         if isinstance(kernel, np.ndarray):
             return self.constant(kernel.reshape(shape))
         return tf.reshape(kernel, shape)
@@ -183,11 +186,11 @@ class _Graph:
     def pool(
         self,
         kind: str,
-        x: tf.Tensor,
+        x: Tensor,
         window: Sequence[int],
         strides: Sequence[int],
         pads: Pads,
-    ) -> tf.Tensor:
+    ) -> Tensor:
         if kind == "max":
             x, padding = _padded(x, window, strides, pads, x.dtype.min)
             return tf.nn.max_pool2d(x, list(window), list(strides), padding)
@@ -196,19 +199,36 @@ class _Graph:
         mean = tf.nn.avg_pool2d(x, list(window), list(strides), "VALID")
         return mean * float(np.prod(window))
 
-    def scan(self, step: Step, length: int, carries: list[tf.Tensor], xs: list[tf.Tensor]) -> Any:
-        # Step by step: LiteRT's loops do not stack what has a free batch.
-        each = [tf.unstack(x, length) for x in xs]
-        made = []
-        for index in range(length):
-            carries, found = step(carries, [x[index] for x in each])
-            made.append(found)
-        return carries, [tf.stack(found) for found in zip(*made, strict=True)]
+    def scan(
+        self,
+        step: Step,
+        length: int,
+        carries: list[Tensor],
+        xs: list[Tensor],
+        blank: Callable[[], list[Tensor]],
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        if length == 1:
+            last, made = step(carries, [tf.squeeze(x, 0) for x in xs])
+            return last, [x[None] for x in made]
+        places, count = tf.range(length), len(carries)
+
+        def body(index: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
+            after, made = step(list(state[:count]), [tf.gather(x, index) for x in xs])
+            # LiteRT's lists want a batch of known size: what is stacked is put in its place.
+            put = []
+            for new, stack in zip(made, state[count:], strict=True):
+                here = tf.reshape(places == index, (-1, *(1,) * len(new.shape)))
+                put.append(tf.where(here, new[None], stack))
+            return index + 1, *after, *put
+
+        state = [*carries, *blank()]
+        _, *found = tf.while_loop(lambda index, *_: index < length, body, [tf.constant(0), *state])
+        return found[:count], found[count:]
 
 
 def _padded(
-    x: tf.Tensor, sizes: Sequence[int], strides: Sequence[int], pads: Pads, value: float
-) -> tuple[tf.Tensor, str]:
+    x: Tensor, sizes: Sequence[int], strides: Sequence[int], pads: Pads, value: float
+) -> tuple[Tensor, Any]:
     """The picture, and the word for its padding; what no word says is written out."""
     same = []
     for n, size, stride in zip(x.shape[1:], sizes, strides, strict=False):
