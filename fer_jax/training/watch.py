@@ -51,7 +51,7 @@ class Watch:
         now = time.monotonic()
         self._signs: list[tuple[str, float]] = [("", now)] * count
         self._spoken = now
-        self._suspect = self._over = False
+        self._suspect = self._over = self._silent = False
         self._ending = threading.Lock()
 
     def start(self) -> None:
@@ -78,6 +78,9 @@ class Watch:
         Args:
           line: why, for the others.
         """
+        self._silent = True
+        if code >= 128 and self._me:  # All stop together: process 0 may still have to write.
+            time.sleep(_LAST_WORDS_S)
         with self._ending:
             self._over = True
             with contextlib.suppress(Exception):
@@ -125,7 +128,8 @@ class Watch:
         with self._ending:
             if not self._over:
                 self._over = True
-                _say(f"{self.name(int(key.rpartition('/')[2]))} ended: {word['line']}")
+                if not self._silent:
+                    _say(f"{self.name(int(key.rpartition('/')[2]))} ended: {word['line']}")
                 with contextlib.suppress(Exception):
                     self._part()
                 if word["code"] == 2:
