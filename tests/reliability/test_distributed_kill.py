@@ -20,7 +20,7 @@ import pytest
 pytestmark = pytest.mark.exhaustive
 
 ROOT = Path(__file__).resolve().parents[2]
-TIMEOUT_S = 5
+TIMEOUT_S = 10
 Job = list[subprocess.Popen]
 
 
@@ -121,7 +121,7 @@ def learned(run: Path) -> dict[str, Any]:
 
 
 #: An idle machine needs less than a second beyond the limit.
-SLACK_S = 15
+SLACK_S = 20
 
 
 def test_a_lost_process_ends_the_job_which_then_goes_on(
