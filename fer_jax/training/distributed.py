@@ -60,7 +60,14 @@ def start(settings: config.Parallel) -> None:
         "shutdown_timeout_seconds": max(1, int(timeout)),
     }
     if launch.coordinator:
-        catch_abort(launch.coordinator, launch.process)
+        count, waited = launch.processes, waits["initialization_timeout"]
+        catch_abort(
+            launch.coordinator,
+            launch.process,
+            f"the {count} processes of this job did not find each other at {launch.coordinator} "
+            f"within {waited} s ({_START} times --parallel.timeout_s): start all of them, where "
+            "they can reach process 0 there",
+        )
         jax.distributed.initialize(
             launch.coordinator,
             launch.processes,

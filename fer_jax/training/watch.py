@@ -174,24 +174,27 @@ class Watch:
             _exit(LOST)
 
 
-def catch_abort(address: str, process: int) -> None:
+def catch_abort(address: str, process: int, starting: str = "") -> None:
     """Gives the last word where JAX's runtime aborts this process: it does so as soon as process 0
     closes its connection, and where processes do not find each other at the start.
 
     Args:
       address: of process 0.
+      starting: what to say until all have found each other.
     """
 
     def end(signum: int) -> None:
         del signum
+        if starting:
+            _say(starting)
+            _exit(LOST)
         host, _, port = address.rpartition(":")
+        said = "JAX ended this process; its words are above"
         try:
-            socket.create_connection((host.strip("[]"), int(port)), timeout=2).close()
-            said = "JAX ended this process; its words are above"
+            if process:
+                socket.create_connection((host.strip("[]"), int(port)), timeout=2).close()
         except OSError:
             said = f"process 0 is gone, or cannot be reached at {address}"
-        if process == 0:
-            said = "JAX ended this process; its words are above"
         _say(f"{said}; start all processes again, and they go on from the last checkpoint")
         _exit(LOST)
 
