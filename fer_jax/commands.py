@@ -293,14 +293,18 @@ def models(args: argparse.Namespace) -> tuple[int, dict[str, Any], str]:
 
 def demo(args: argparse.Namespace) -> tuple[int, dict[str, Any], str]:
     from fer_jax.demo import demo
+    from fer_jax.training import distributed
 
+    distributed.refuse("`fer-jax demo`")
     report, text = demo(args.out, workers=args.workers, seed=args.seed)
     return 0, report, text
 
 
 def reproduce(args: argparse.Namespace) -> tuple[int, dict[str, Any], str]:
     from fer_jax.evaluation.papers import PAPERS, reproduce
+    from fer_jax.training import distributed
 
+    distributed.refuse("`fer-jax reproduce`")
     swap = dict(one.split("=", 1) for one in args.swap if "=" in one)
     if len(swap) < len(args.swap):
         raise UserError(f"--swap {args.swap[-1]}: give two corpora, as in affectnet=fer2013")

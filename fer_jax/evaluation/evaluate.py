@@ -88,7 +88,7 @@ def evaluate(
     where = Path(experiment.data.dir if data is None else data)
     records, clips, index = opened or open_records(where, experiment.data)
     distributed.agree(
-        {"the records' data_sha256": records.data_sha256, "the checkpoint of epoch": loaded.epoch},
+        lambda: {"the records' data_sha256": records.data_sha256, "the epoch": loaded.epoch},
         "give every process the same records and the same run",
     )
     facts = loaded.facts

@@ -55,9 +55,9 @@ def each(samples: Samples | ClipSamples) -> Iterator[Sample]:
         yield {name: values[rows] for name, values in samples.streams.items()}, mask
 
 
-def read_each(samples: Samples) -> Iterator[Sample]:
-    """`each`; pictures that would fill the memory are read on the way."""
-    if samples.nbytes <= _SHARE * machine.available_memory():
+def read_each(samples: Samples, ahead: bool = False) -> Iterator[Sample]:
+    """`each`; pictures that would fill the memory are read on the way, or all of them `ahead`."""
+    if not ahead and samples.nbytes <= _SHARE * machine.available_memory():
         yield from each(samples.loaded())
         return
     with read_ahead(samples.shown, 0, len(samples)) as shown:
@@ -119,7 +119,9 @@ def infer_all(loaded: LoadedRun, samples: Samples, batch: int) -> Prediction | N
         return infer(read_each(samples))
     place = np.arange(len(samples))
     whose = place // _batch_of(loaded, batch) % count
-    found = infer(read_each(samples.at(place[whose == distributed.process()])))
+    own = samples.at(place[whose == distributed.process()])
+    # At once, all pictures would be read: those of the other processes too.
+    found = infer(read_each(own, ahead=bool(loaded.inputs.images)))
     every = distributed.arrays_to_first(
         {"probabilities": found.probabilities, "landmark_error": found.landmark_error}
     )

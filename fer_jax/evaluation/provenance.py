@@ -30,12 +30,13 @@ def hardware() -> str:
     """The devices that JAX computes on, or the processor where that is the CPU."""
     import jax
 
-    devices = jax.local_devices()
+    devices, count = jax.devices(), jax.process_count()
+    several = f", {count} processes" if count > 1 else ""
     if devices[0].platform == "cpu":
         # macOS does not say which cores a process may use.
         usable = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))(0)
-        return f"CPU: {_processor()}, {len(usable)} cores"
-    return f"{len(devices)} x {devices[0].device_kind}"
+        return f"CPU: {_processor()}, {len(usable)} cores{several}"
+    return f"{len(devices)} x {devices[0].device_kind}{several}"
 
 
 def _processor() -> str:

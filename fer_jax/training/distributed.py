@@ -49,11 +49,7 @@ def start(settings: config.Parallel) -> None:
     launch = find_launch(os.environ)
     if launch is None or jax.distributed.is_initialized():
         return
-    if settings.mapper == "pmap":
-        raise UserError(
-            "--parallel.mapper pmap maps the devices of one process, and this job has "
-            f"{launch.processes or 'several'}: use shard_map, which does the same to the bit"
-        )
+    _refuse_pmap(settings, launch.processes)
     # JAX's own service for that catches SIGTERM, which ours does too, and speaks in between.
     jax.config.update("jax_enable_preemption_service", False)
     timeout = settings.timeout_s
@@ -64,7 +60,14 @@ def start(settings: config.Parallel) -> None:
         "shutdown_timeout_seconds": max(1, int(timeout)),
     }
     if launch.coordinator:
-        catch_abort(launch.coordinator, launch.process)
+        count, waited = launch.processes, waits["initialization_timeout"]
+        catch_abort(
+            launch.coordinator,
+            launch.process,
+            f"the {count} processes of this job did not find each other at {launch.coordinator} "
+            f"within {waited} s ({_START} times --parallel.timeout_s): start all of them, where "
+            "they can reach process 0 there",
+        )
         jax.distributed.initialize(
             launch.coordinator,
             launch.processes,
@@ -81,12 +84,21 @@ def start(settings: config.Parallel) -> None:
     state = _state()
     if state.num_processes == 1:
         return
+    _refuse_pmap(settings, state.num_processes)
     catch_abort(state.coordinator_address, state.process_id)
     _watch = Watch(
         state.client, state.process_id, state.num_processes, state.coordinator_address, timeout
     )
     _watch.start()
     _watch.hosts[:] = gather(socket.gethostname())
+
+
+def _refuse_pmap(settings: config.Parallel, count: int) -> None:
+    if settings.mapper == "pmap" and count > 1:
+        raise UserError(
+            f"--parallel.mapper pmap maps the devices of one process, and this job has {count}: "
+            "use shard_map, which does the same to the bit"
+        )
 
 
 def _state() -> Any:
@@ -118,9 +130,10 @@ def refuse(what: str) -> None:
       UserError: this is one of several.
     """
     launch = find_launch(os.environ)
-    if launch is not None:
+    # A TPU VM need not be one of several.
+    if launch is not None and launch.processes > 1:
         raise UserError(
-            f"{what} runs in one process, and {launch.by} started {launch.processes or 'several'}: "
+            f"{what} runs in one process, and {launch.by} started {launch.processes}: "
             f"run it on one host, or set {ALONE}=1 to let each process do the whole of it"
         )
 
@@ -218,13 +231,18 @@ def _get(key: str) -> str:
                 time.sleep(1)
 
 
-def agree(facts: Mapping[str, Any], remedy: str) -> None:
+def agree(facts: Callable[[], Mapping[str, Any]], remedy: str) -> None:
     """Refuses to go on where a process has other facts than process 0.
+
+    Args:
+      facts: JSON by name; not asked in a process that is alone.
 
     Raises:
       UserError: in every process, with who differs in what.
     """
-    said = gather(dict(facts))
+    if _watch is None:
+        return
+    said = gather(dict(facts()))
     differ = []
     for process, other in enumerate(said):
         wrong = [key for key in sorted({*said[0], *other}) if said[0].get(key) != other.get(key)]

@@ -74,7 +74,8 @@ def train(
     say = on_note or (lambda _: None)
     speed = Speed(say)
     distributed.agree(
-        distributed.setup_facts(experiment), "start every process with the same config and packages"
+        lambda: distributed.setup_facts(experiment),
+        "start every process with the same config and packages",
     )
     with claim(run, experiment), Interrupts() as wish, ExitStack() as stack:
         found = restore_point(run, notes)
@@ -157,8 +158,11 @@ def _begin(
     stack: ExitStack,
 ) -> _Going:
     settings, profile = job.experiment.train, job.experiment.track.profile
-    # Where it begins and ends, calls end in every process; each writes beside the others.
-    window = Window(run / "profile", *profile) if profile else NO_WINDOW
+    # Where the window begins and ends, calls end in every process.
+    traces = run / "profile"
+    if not distributed.is_first():
+        traces = traces / f"process-{distributed.process()}"
+    window = Window(traces, *profile) if profile else NO_WINDOW
     stack.callback(window.close)
     feed = stack.enter_context(job.train.feed(progress.step, settings.epochs * job.steps_per_epoch))
     validation, passes = None, settings.epochs

@@ -76,8 +76,11 @@ def begin(
 ) -> tuple[Job, Progress]:
     """Reads the data, and starts from new parameters or from a checkpoint."""
     dataset = load_dataset(experiment)
-    read = {f"the records' {key}": dataset.facts[key] for key in ("data_sha256", "split_sha256")}
-    distributed.agree(read, "give every process the same records and the same split")
+    read = ("data_sha256", "split_sha256")
+    distributed.agree(
+        lambda: {f"the records' {key}": dataset.facts[key] for key in read},
+        "give every process the same records and the same split",
+    )
     classes = len(dataset.label_space.classes)
     if found is None:
         statistics = distributed.arrays_from_first(

@@ -51,7 +51,7 @@ class Watch:
         now = time.monotonic()
         self._signs: list[tuple[str, float]] = [("", now)] * count
         self._spoken = now
-        self._suspect = self._over = False
+        self._suspect = self._over = self._silent = False
         self._ending = threading.Lock()
 
     def start(self) -> None:
@@ -78,6 +78,9 @@ class Watch:
         Args:
           line: why, for the others.
         """
+        self._silent = True
+        if code >= 128 and self._me:  # All stop together: process 0 may still have to write.
+            time.sleep(_LAST_WORDS_S)
         with self._ending:
             self._over = True
             with contextlib.suppress(Exception):
@@ -125,7 +128,8 @@ class Watch:
         with self._ending:
             if not self._over:
                 self._over = True
-                _say(f"{self.name(int(key.rpartition('/')[2]))} ended: {word['line']}")
+                if not self._silent:
+                    _say(f"{self.name(int(key.rpartition('/')[2]))} ended: {word['line']}")
                 with contextlib.suppress(Exception):
                     self._part()
                 if word["code"] == 2:
@@ -170,24 +174,27 @@ class Watch:
             _exit(LOST)
 
 
-def catch_abort(address: str, process: int) -> None:
+def catch_abort(address: str, process: int, starting: str = "") -> None:
     """Gives the last word where JAX's runtime aborts this process: it does so as soon as process 0
     closes its connection, and where processes do not find each other at the start.
 
     Args:
       address: of process 0.
+      starting: what to say until all have found each other.
     """
 
     def end(signum: int) -> None:
         del signum
+        if starting:
+            _say(starting)
+            _exit(LOST)
         host, _, port = address.rpartition(":")
+        said = "JAX ended this process; its words are above"
         try:
-            socket.create_connection((host.strip("[]"), int(port)), timeout=2).close()
-            said = "JAX ended this process; its words are above"
+            if process:
+                socket.create_connection((host.strip("[]"), int(port)), timeout=2).close()
         except OSError:
             said = f"process 0 is gone, or cannot be reached at {address}"
-        if process == 0:
-            said = "JAX ended this process; its words are above"
         _say(f"{said}; start all processes again, and they go on from the last checkpoint")
         _exit(LOST)
 

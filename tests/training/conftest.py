@@ -66,10 +66,10 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_records(tmp_path_factory.mktemp("toy") / "records", make_clips())
 
 
-@pytest.fixture
-def other_records(tmp_path: Path) -> Path:
+@pytest.fixture(scope="session")
+def other_records(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Records of the same clips with other content."""
-    return write_records(tmp_path / "other", make_clips(seed=9))
+    return write_records(tmp_path_factory.mktemp("other") / "other", make_clips(seed=9))
 
 
 TOY = {
@@ -85,7 +85,7 @@ TOY = {
 }
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def experiment(records: Path):
     """A small dense net with dropout and L2: 3 epochs of 5 steps on one device, one validation
     and one save an epoch."""
