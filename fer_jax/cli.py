@@ -1,8 +1,8 @@
 """`fer-jax <command>`: parsing, and one line for every mistake of the user's.
 
 Exit codes: 0 done, 2 the user can fix it, 1 our bug, 3 done but some files could not be read
-(`preprocess`, `predict`), 4 the audit found a leak and `--strict` was asked for, 130 interrupted,
-143 terminated.
+(`preprocess`, `predict`), 4 the audit found a leak and `--strict` was asked for, 5 another process
+of the job is lost, 130 interrupted, 143 terminated.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import argparse
 import errno
 import json
 import sys
+import traceback
 from collections.abc import Sequence
 from typing import Any
 
@@ -69,6 +70,31 @@ def _unraisable(found: Any) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
+    try:
+        code, line = _run(argv)
+    except BaseException as error:
+        code, line = 1, f"{type(error).__name__}: {str(error).splitlines()[:1]}"
+        _leave_job(code, line, error)
+        raise
+    if line:
+        print(f"fer-jax: {line}", file=sys.stderr)
+    _leave_job(code, line)
+    return code
+
+
+def _leave_job(code: int, line: str, error: BaseException | None = None) -> None:
+    """Of a job of several processes: ends together with the others."""
+    distributed = sys.modules.get("fer_jax.training.distributed")
+    if distributed is None or distributed.processes() == 1:
+        return
+    if error is not None:
+        distributed.suspect(error)
+        traceback.print_exception(error)
+    distributed.leave(code, line)
+
+
+def _run(argv: Sequence[str] | None) -> tuple[int, str]:
+    """The exit code of a command, and the line that says what went wrong."""
     if sys.unraisablehook is sys.__unraisablehook__:
         sys.unraisablehook = _unraisable
     try:
@@ -82,32 +108,25 @@ def main(argv: Sequence[str] | None = None) -> int:
             code, report, text = args.run(args)
             shown = said(json.dumps(report) if args.json else text)
         print(shown)
-        return code
+        return code, ""
     except UserError as error:
-        print(f"fer-jax: {error}", file=sys.stderr)
-        return 4 if isinstance(error, LeakError) else 2
+        return 4 if isinstance(error, LeakError) else 2, str(error)
     except KeyboardInterrupt as error:
         said = str(error).removeprefix("interrupted: ")
         rest = f": {said}" if said else "; repeat the command to go on"
-        print(f"fer-jax: interrupted{rest}", file=sys.stderr)
-        return 128 + getattr(error, "signum", 2)
+        return 128 + getattr(error, "signum", 2), f"interrupted{rest}"
     except BrokenPipeError:
         sys.stderr.close()
-        return 1
+        return 1, ""
     except OSError as error:
         if error.errno not in _REFUSED:
             raise
         place = f"{error.filename}: " if error.filename else ""
-        print(f"fer-jax: {place}{error.strerror}", file=sys.stderr)
-        return 2
+        return 2, f"{place}{error.strerror}"
     except ModuleNotFoundError as error:
         if error.name not in _EXTRA:
             raise
-        print(
-            f"fer-jax: {error.name} is not installed: pip install 'fer-jax[preprocess]'",
-            file=sys.stderr,
-        )
-        return 2
+        return 2, f"{error.name} is not installed: pip install 'fer-jax[preprocess]'"
 
 
 if __name__ == "__main__":

@@ -148,6 +148,7 @@ def importance(args: argparse.Namespace) -> tuple[int, dict[str, Any], str]:
 def train(args: argparse.Namespace) -> tuple[int, dict[str, Any], str]:
     from fer_jax.config import load_config
     from fer_jax.evaluation.pipeline import run_directory, train_and_report
+    from fer_jax.training import distributed
 
     if args.seeds or args.vary:
         return population(args)
@@ -158,14 +159,18 @@ def train(args: argparse.Namespace) -> tuple[int, dict[str, Any], str]:
     experiment = load_config(args.config, args.overrides)
     run = args.out or run_directory(experiment)
     metrics, text = train_and_report(experiment, run, command=shlex.join(["fer-jax", *args.words]))
-    return 0, {"run": str(run), **metrics}, text + _add_result(run, args.results)
+    if distributed.is_first():
+        text += _add_result(run, args.results)
+    return 0, {"run": str(run), **metrics}, text
 
 
 def population(args: argparse.Namespace) -> tuple[int, dict[str, Any], str]:
     from fer_jax.config import load_config
     from fer_jax.evaluation.crossval import train_and_compare
     from fer_jax.evaluation.pipeline import run_directory
+    from fer_jax.training import distributed
 
+    distributed.refuse(f"`fer-jax {args.command}` of several runs")
     experiment = load_config(args.config, args.overrides)
     try:
         seeds = [int(seed) for seed in args.seeds.split(",") if seed]
@@ -202,12 +207,15 @@ def _add_result(run: Path, table: Path | None) -> str:
 
 
 def evaluate(args: argparse.Namespace) -> tuple[int, dict[str, Any], str]:
+    from fer_jax.config import Parallel
     from fer_jax.evaluation.evaluate import evaluate, render
     from fer_jax.evaluation.report import write_report
+    from fer_jax.training import distributed
 
+    distributed.start(Parallel())
     metrics = evaluate(args.run_dir, args.data, split=args.split, labels=args.labels)
     text = render(metrics) + f"\nwritten: {metrics['written']}"
-    if metrics["split"] == "test" and not args.labels:
+    if distributed.is_first() and metrics["split"] == "test" and not args.labels:
         text += f"\nreport: {write_report(args.run_dir)}" + _add_result(args.run_dir, args.results)
     return 0, metrics, text
 

@@ -104,7 +104,7 @@ class Train:
 class Parallel:
     mapper: Literal["shard_map", "pmap"] = "shard_map"
     devices: int = Field(default=0, ge=0)
-    """Local devices to use; 0 is all of them."""
+    """Devices to use, of all processes together; 0 is all of them."""
     input: Literal["auto", "resident", "sharded", "stream"] = "auto"
     """Where the data lies: whole on every device, dealt to them, or in the records, from which
     batches are read ahead; auto is the first that it fits in."""
@@ -112,6 +112,8 @@ class Parallel:
     """Gigabytes of a device's memory that data may take; 0 is half of it."""
     decode_processes: int = Field(default=0, ge=0)
     """Processes that read and decode a stream; 0 is a thread a core."""
+    timeout_s: float = Field(default=60.0, ge=1)
+    """Of a job of several processes: one that nothing is heard of for so long is lost."""
 
 
 @validated(frozen=True, kw_only=True, config=STRICT)

@@ -111,7 +111,12 @@ class Samples:
 
     def of_clips(self, clips: Sequence[int] | np.ndarray) -> Samples:
         """The samples of these clips alone; they share this object's frames."""
-        chosen, wanted = self.places(clips), {int(index) for index in clips}
+        wanted = {int(index) for index in clips}
+        missing = {index: why for index, why in self.missing.items() if index in wanted}
+        return replace(self.at(self.places(clips)), missing=missing)
+
+    def at(self, chosen: np.ndarray) -> Samples:
+        """The samples at these places alone; they share this object's frames."""
         return replace(
             self,
             rows=self.rows[chosen],
@@ -119,7 +124,6 @@ class Samples:
             label=self.label[chosen],
             clip=self.clip[chosen],
             weight=self.weight[chosen],
-            missing={index: why for index, why in self.missing.items() if index in wanted},
         )
 
 

@@ -29,6 +29,7 @@ class Stream:
       batch: samples of a step.
       devices, parts: how a batch is divided (`batches.divide_batches`).
       seed: of the run, for training's order (`batches.epoch_order`); None keeps the samples' own.
+      own: of the devices, those whose shares are read here; None is all of them.
     """
 
     samples: Samples
@@ -36,14 +37,15 @@ class Stream:
     devices: int
     parts: int = 1
     seed: int | None = None
+    own: tuple[int, ...] | None = None
 
     def __call__(self, step: int) -> dict[str, np.ndarray]:
-        """Each device's share of a step's samples, by stream: [D, b, T, ...]."""
+        """Each own device's share of a step's samples, by stream: [D, b, T, ...]."""
         size = len(self.samples)
         epoch, place = divmod(step, -(-size // self.batch))
         order = _order(self.seed, epoch if self.seed is not None else 0, size, self.batch)
         index = divide_batches(order[place : place + 1], self.devices, self.parts)
-        return self.samples.shown(index[:, 0])
+        return self.samples.shown(index[:, 0] if self.own is None else index[list(self.own), 0])
 
 
 @lru_cache(maxsize=4)
@@ -55,14 +57,19 @@ def _order(seed: int | None, epoch: int, size: int, batch: int) -> np.ndarray:
 
 @contextmanager
 def read_ahead(
-    read: Callable[[int], Any], start: int, stop: int, *, processes: int = 0, device: Any = None
+    read: Callable[[int], Any],
+    start: int,
+    stop: int,
+    *,
+    processes: int = 0,
+    put: Callable[[Any], Any] | None = None,
 ) -> Iterator[Iterator[Any]]:
     """`read(start)`, ..., `read(stop - 1)` in that order, worked on before they are asked for.
 
     Args:
       read: a pure function of arrays; for processes, one that can be pickled.
       processes: that read; 0 reads in a thread a core of this process.
-      device: JAX's device or sharding that the arrays are put on ahead; None leaves them here.
+      put: puts what was read on JAX's devices, ahead; None leaves it here.
 
     Yields:
       an iterator, which raises what `read` raised.
@@ -83,9 +90,11 @@ def read_ahead(
         ):  # Grain asks for its own, which no command line of ours has.
             flags.FLAGS.mark_as_parsed()
         ahead = ahead.mp_prefetch(grain.MultiprocessingOptions(processes, _READY), _let_parent_stop)
-    if device is not None:
-        ahead = grain.experimental.device_put(
-            ahead, device, cpu_buffer_size=1, device_buffer_size=_READY
+    if put is not None:
+        # As grain.experimental.device_put, which knows the devices of one process alone.
+        waiting = grain.experimental.ThreadPrefetchIterDataset
+        ahead = waiting(
+            waiting(ahead, prefetch_buffer_size=1).map(put), prefetch_buffer_size=_READY
         )
     iterator = iter(ahead)
     try:

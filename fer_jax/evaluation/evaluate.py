@@ -17,11 +17,11 @@ from fer_jax.data import audit, corpus, protocols
 from fer_jax.data.samples import Samples, apply_caps, make_samples, streams_of
 from fer_jax.errors import UserError
 from fer_jax.evaluation.confidence import clustered_intervals
-from fer_jax.evaluation.inference import data_of, make_inference, read_each
+from fer_jax.evaluation.inference import data_of, infer_all
 from fer_jax.evaluation.provenance import code_version, hardware
 from fer_jax.labels import LabelSpace, make_label_space
 from fer_jax.records import Clip
-from fer_jax.training import loop, metrics
+from fer_jax.training import distributed, loop, metrics
 from fer_jax.training.run_directory import write_text
 
 BATCH = 256
@@ -58,7 +58,8 @@ def evaluate(
     predictions.csv are written; where `split` is not "test", into `<run>/evaluations/<split>/`.
     On other records every clip is that the run neither trained nor validated on (told by clip id,
     since the same corpus may have been extracted again), and the files lie in
-    `<run>/evaluations/<name of the records>/`. Clips whose emotion the run's label space leaves out
+    `<run>/evaluations/<name of the records>/`. Several processes (`distributed.start`) share the
+    work, and the first writes. Clips whose emotion the run's label space leaves out
     are not evaluated; `left_out` counts them.
 
     Args:
@@ -86,6 +87,10 @@ def evaluate(
     experiment = loaded.experiment
     where = Path(experiment.data.dir if data is None else data)
     records, clips, index = opened or open_records(where, experiment.data)
+    distributed.agree(
+        {"the records' data_sha256": records.data_sha256, "the checkpoint of epoch": loaded.epoch},
+        "give every process the same records and the same run",
+    )
     facts = loaded.facts
     own = records.data_sha256 == facts["data_sha256"]
     if own:
@@ -125,8 +130,9 @@ def evaluate(
         out = out / "evaluations" / labels
     samples = make_samples(clips, indices, label_space, data_of(loaded))
 
-    infer = make_inference(loaded, BATCH)
-    prediction = infer(read_each(samples))
+    prediction = infer_all(loaded, samples, BATCH)
+    if prediction is None:
+        return distributed.from_first(None)
     probabilities = np.asarray(prediction.probabilities) @ merge
     found = _metrics(label_space.classes, probabilities, samples, clips)
     if experiment.data.landmarks:
@@ -157,7 +163,7 @@ def evaluate(
     table = _predictions(label_space.classes, probabilities, samples, clips)
     write_text(out / "predictions.csv", table)
     write_text(out / "metrics.json", json.dumps(found, indent=1) + "\n")
-    return found | {"written": str(out)}
+    return distributed.from_first(found | {"written": str(out)})
 
 
 def _holds_other(out: Path, data_sha256: str) -> bool:

@@ -18,6 +18,7 @@ from fer_jax.data.stream import read_ahead
 from fer_jax.errors import UserError
 from fer_jax.models import Model
 from fer_jax.records import Clip
+from fer_jax.training import distributed
 from fer_jax.training.run_directory import LoadedRun
 from fer_jax.training.steps import Prediction, make_predictor
 
@@ -85,11 +86,11 @@ def make_inference(loaded: LoadedRun, batch: int = 128) -> Callable[[Iterable[Sa
     images go in smaller batches.
     """
     experiment = dataclasses.replace(loaded.experiment, data=data_of(loaded))
-    document, inputs = experiment.to_json(), loaded.inputs
+    document = experiment.to_json()
     decides = [document["model"], document["data"], experiment.train.precision, len(loaded.classes)]
-    predict = _predictor(_Program(json.dumps([*decides, repr(inputs)]), loaded.model, experiment))
-    size = 4 * len(inputs.images) * inputs.frames * int(np.prod(inputs.image_shape))
-    batch = max(1, min(batch, _BUDGET // size)) if size else batch
+    key = json.dumps([*decides, repr(loaded.inputs)])
+    predict = _predictor(_Program(key, loaded.model, experiment))
+    batch = _batch_of(loaded, batch)
 
     def infer(samples: Iterable[Sample]) -> Prediction:
         iterator, out = iter(samples), []
@@ -104,3 +105,33 @@ def make_inference(loaded: LoadedRun, batch: int = 128) -> Callable[[Iterable[Sa
         return jax.tree.map(lambda *leaves: np.concatenate(leaves), *out)
 
     return infer
+
+
+def infer_all(loaded: LoadedRun, samples: Samples, batch: int) -> Prediction | None:
+    """Predictions of all samples, but for embeddings; of several processes each does every so many
+    of the batches, and the first gets them all: to the bit what it would find alone.
+
+    Returns:
+      None in the other processes.
+    """
+    infer, count = make_inference(loaded, batch), distributed.processes()
+    if count == 1:
+        return infer(read_each(samples))
+    place = np.arange(len(samples))
+    whose = place // _batch_of(loaded, batch) % count
+    found = infer(read_each(samples.at(place[whose == distributed.process()])))
+    every = distributed.arrays_to_first(
+        {"probabilities": found.probabilities, "landmark_error": found.landmark_error}
+    )
+    if not every:
+        return None
+    order = np.argsort(np.concatenate([place[whose == p] for p in range(count)]))
+    parts = {name: np.concatenate([one[name] for one in every])[order] for name in every[0]}
+    return Prediction(embedding=np.zeros((len(samples), 0), np.float32), **parts)  # type: ignore[arg-type]
+
+
+def _batch_of(loaded: LoadedRun, batch: int) -> int:
+    """Samples of a batch: fewer of large images."""
+    inputs = loaded.inputs
+    size = 4 * len(inputs.images) * inputs.frames * int(np.prod(inputs.image_shape))
+    return max(1, min(batch, _BUDGET // size)) if size else batch

@@ -11,7 +11,7 @@ from fer_jax.config import Experiment
 from fer_jax.evaluation.evaluate import evaluate, render
 from fer_jax.evaluation.report import write_report
 from fer_jax.progress import Progress
-from fer_jax.training import loop
+from fer_jax.training import distributed, loop
 from fer_jax.training.parallel import keep_memory, use_every_core
 from fer_jax.training.run_directory import write_text
 
@@ -37,19 +37,23 @@ def train_and_report(
       command: what the user typed, kept in command.txt for the report.
 
     Returns:
-      metrics.json's content, and the lines to show.
+      metrics.json's content, and the lines to show. Of several processes the first one writes.
     """
+    distributed.start(experiment.parallel)
+    first = distributed.is_first()
     if experiment.data.images:  # Convolutions use every core from one device.
         keep_memory()
     else:
-        use_every_core(experiment.train.batch)
+        use_every_core(experiment.train.batch // distributed.processes())
     with Progress(f"train {experiment.name}", "epochs") as progress:
-        summary = loop.train(
-            experiment, run, on_progress=progress, on_note=progress.say, on_step=progress
-        )
-    if command and not (run / "command.txt").is_file():
+        said = progress if first else None
+        note = progress.say if first else None
+        summary = loop.train(experiment, run, on_progress=said, on_note=note, on_step=said)
+    if command and first and not (run / "command.txt").is_file():
         write_text(run / "command.txt", command + "\n")
     metrics = evaluate(run)
+    if not first:
+        return metrics, f"run: {run}"
     page = write_report(run)
     lines = [*summary.get("notes", ()), render(metrics), f"run: {run}", f"report: {page}"]
     return metrics, "\n".join(lines)

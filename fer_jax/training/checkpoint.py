@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import orbax.checkpoint as ocp
 
 from fer_jax import storage
@@ -112,15 +113,39 @@ def read(directory: Path, step: int, items: Mapping[str, Any]) -> dict[str, Any]
     for name, tree in items.items():
         path = (directory / str(step) / name).absolute()
         if name == "meta":
-            with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
+            handler = ocp.JsonCheckpointHandler()
+            with ocp.Checkpointer(handler, multiprocessing_options=_alone()) as reader:
                 restored[name] = reader.restore(path)
         else:
-            with ocp.StandardCheckpointer() as reader:
+            with ocp.StandardCheckpointer(multiprocessing_options=_alone()) as reader:
                 restored[name] = reader.restore(path, tree)
     return restored
 
 
-class Checkpoints:
+def _alone() -> ocp.options.MultiprocessingOptions:
+    """Of several processes each reads by itself, and the first alone writes: Orbax waits for none
+    of the others."""
+    me = jax.process_index()
+    if jax.process_count() == 1:
+        return ocp.options.MultiprocessingOptions()
+    return ocp.options.MultiprocessingOptions(
+        primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"fer-jax-{me}"
+    )
+
+
+class NoCheckpoints:
+    """Where another process saves."""
+
+    def discard_after(self, step: int) -> None:
+        """As of `Checkpoints`."""
+
+    def save(self, step: int, state: Any, best: Any, meta: Mapping[str, Any]) -> None:
+        """As of `Checkpoints`."""
+
+    poll = wait = close = lambda self: None
+
+
+class Checkpoints(NoCheckpoints):
     """The checkpoints of a run in training. Saves in the background, one at a time.
 
     Opening it removes what a killed process left half-written.
@@ -135,7 +160,10 @@ class Checkpoints:
                 shutil.rmtree(path)
         self._pending: int | None = None
         self._manager = ocp.CheckpointManager(
-            self._directory, options=ocp.CheckpointManagerOptions(max_to_keep=None)
+            self._directory,
+            options=ocp.CheckpointManagerOptions(
+                max_to_keep=None, create=False, multiprocessing_options=_alone()
+            ),
         )
 
     def discard_after(self, step: int) -> None:

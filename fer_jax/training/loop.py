@@ -19,7 +19,7 @@ import numpy as np
 from fer_jax.config import Experiment
 from fer_jax.data import batches
 from fer_jax.errors import UserError
-from fer_jax.training import checkpoint, metrics, parallel
+from fer_jax.training import checkpoint, distributed, metrics, parallel
 from fer_jax.training.interrupts import Interrupted, Interrupts
 from fer_jax.training.job import Job
 from fer_jax.training.metrics import Metrics
@@ -49,7 +49,8 @@ def train(
     """Trains an experiment, or goes on with it where it stopped, or says that it is finished.
 
     Writes config.json, split.csv, history.jsonl, checkpoints/ and TensorBoard events into the run
-    directory. Ctrl-C and SIGTERM finish the call in progress, save and raise `Interrupted`.
+    directory. Ctrl-C and SIGTERM finish the call in progress, save and raise `Interrupted`. Of a
+    job of several processes (`distributed.start`) each makes the same call; the first one writes.
 
     Args:
       experiment: what to train, with `data.dir` set.
@@ -72,30 +73,42 @@ def train(
     notes: list[str] = []
     say = on_note or (lambda _: None)
     speed = Speed(say)
-    with claim(run, experiment), Interrupts() as interrupts, ExitStack() as stack:
+    distributed.agree(
+        distributed.setup_facts(experiment), "start every process with the same config and packages"
+    )
+    with claim(run, experiment), Interrupts() as wish, ExitStack() as stack:
         found = restore_point(run, notes)
         if found is not None and found[1]["progress"]["finished"]:
             notes.append(f"{run} is finished: nothing to train")
             return _summary(run, experiment, found[1], notes)
+        first = distributed.is_first()
         job, progress = begin(experiment, run, found, notes, say)
         for note in notes:
             say(note)
         settings, history = experiment.train, History(run)
-        tracker = Tracker(run / "tensorboard", progress.epoch + 1, experiment.track.tensorboard)
+        tracked = experiment.track.tensorboard and first
+        tracker = Tracker(run / "tensorboard", progress.epoch + 1, tracked)
         stack.callback(tracker.close)
         notes += [tracker.note] if tracker.note else []
-        checkpoints = checkpoint.Checkpoints(checkpoints_of(run), experiment.checkpoint.keep)
+        checkpoints = checkpoint.NoCheckpoints()
+        if first:
+            checkpoints = checkpoint.Checkpoints(checkpoints_of(run), experiment.checkpoint.keep)
         stack.callback(checkpoints.close)
         if found is not None:
             checkpoints.discard_after(found[0])
         if on_step is not None:
             on_step(progress.epoch, settings.epochs, "")
+        votes = None
+        if distributed.processes() > 1:
+            votes = distributed.Votes(job.mesh, lambda: wish.signum)
+        interrupts = votes or wish
         going = _begin(job, progress, checkpoints, interrupts, speed, on_step, run, stack)
         while not progress.finished:
             began = time.monotonic()
             if _train_epoch(job, progress, going):
                 line = _finish_epoch(job, progress, going, began)
-                history.append(line)
+                if first:
+                    history.append(line)
                 tracker.write(progress.epoch, line)
                 if on_progress is not None:
                     on_progress(progress.epoch, settings.epochs, _figures(line))
@@ -103,10 +116,12 @@ def train(
                 save(job, progress, checkpoints)
             if interrupts.signum and not progress.finished:
                 checkpoints.wait()
+                distributed.meet()
                 where = f"epoch {progress.epoch + 1} of {settings.epochs}"
                 raise Interrupted(
                     f"stopped in {where}; the same command goes on there", interrupts.signum
                 )
+        checkpoints.wait()
         said = {**speed.summary(), "input": job.placement}
         return {**_summary(run, experiment, to_meta(job, progress), notes), "speed": said}
 
@@ -115,8 +130,8 @@ def train(
 class _Going:
     """What a run has beside its job and its progress while it goes on."""
 
-    checkpoints: checkpoint.Checkpoints
-    interrupts: Interrupts
+    checkpoints: checkpoint.NoCheckpoints
+    interrupts: Interrupts | distributed.Votes
     speed: Speed
     on_step: OnProgress | None
     window: Window
@@ -125,18 +140,24 @@ class _Going:
     validation_feed: Feed | None
     validation_pace: Pace
 
+    @property
+    def votes(self) -> distributed.Votes | None:
+        """Of several processes."""
+        return self.interrupts if isinstance(self.interrupts, distributed.Votes) else None
+
 
 def _begin(
     job: Job,
     progress: Progress,
-    checkpoints: checkpoint.Checkpoints,
-    interrupts: Interrupts,
+    checkpoints: checkpoint.NoCheckpoints,
+    interrupts: Interrupts | distributed.Votes,
     speed: Speed,
     on_step: OnProgress | None,
     run: Path,
     stack: ExitStack,
 ) -> _Going:
     settings, profile = job.experiment.train, job.experiment.track.profile
+    # Where it begins and ends, calls end in every process; each writes beside the others.
     window = Window(run / "profile", *profile) if profile else NO_WINDOW
     stack.callback(window.close)
     feed = stack.enter_context(job.train.feed(progress.step, settings.epochs * job.steps_per_epoch))
@@ -180,7 +201,7 @@ def _train_epoch(job: Job, progress: Progress, going: _Going) -> bool:
     going.window.begin_epoch(before)
     reached = run_calls(
         going.pace, job.mesh, done, job.steps_per_epoch, call, check,
-        lambda: bool(going.interrupts.signum), going.feed.take, going.window,
+        lambda: bool(going.interrupts.signum), going.feed.take, going.window, going.votes,
     )  # fmt: skip
     progress.step += reached - done
     return reached == job.steps_per_epoch
@@ -224,7 +245,7 @@ def _validate(job: Job, progress: Progress, going: _Going) -> Metrics:
 
     run_calls(
         going.validation_pace, job.mesh, 0, len(order[0]), call, lambda _: None, lambda: False,
-        feed.take,
+        feed.take, votes=going.votes,
     )  # fmt: skip
     return to_host(counted)
 
@@ -241,9 +262,11 @@ def _figures(line: dict[str, Any]) -> str:
 def _summary(
     run: Path, experiment: Experiment, meta: dict[str, Any], notes: list[str]
 ) -> dict[str, Any]:
+    if not distributed.is_first():
+        return distributed.from_first(None)
     said, monitor = meta["progress"], meta["progress"]["monitor"]
     best = History(run).read()[monitor["best_epoch"] - 1] if monitor["best_epoch"] else {}
-    return {
+    summary = {
         "epochs": said["epoch"],
         "finished": said["finished"],
         "monitor": experiment.train.monitor,
@@ -260,3 +283,4 @@ def _summary(
         **meta["facts"],
         "notes": notes,
     }
+    return distributed.from_first(summary)

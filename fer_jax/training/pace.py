@@ -11,6 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from fer_jax.training import parallel
+from fer_jax.training.distributed import Votes
 from fer_jax.training.metrics import Metrics
 from fer_jax.training.profile import NO_WINDOW, Window
 
@@ -31,12 +32,16 @@ class Pace:
     """Steps of the next call: a fixed number, or as many as take `TARGET_S`.
 
     What is chosen changes no result: see `fer_jax.training.steps`.
+
+    Attributes:
+      size: the steps.
+      wanted: what this process would choose; of several, `size` is what all can do.
     """
 
     def __init__(self, fixed: int = 0):
         self._fixed, self._compiled, self._since = fixed, False, 0.0
         self._rate = Rate()
-        self.size = fixed or 1
+        self.size = self.wanted = fixed or 1
 
     def begin(self) -> None:
         self._since = time.monotonic()
@@ -55,7 +60,8 @@ class Pace:
             done = self._rate
             self._rate = Rate(done.steps + steps, done.seconds + seconds, done.stalled)
             if not self._fixed:
-                self.size = int(np.clip(TARGET_S / seconds * steps, 1, 8 * self.size))
+                self.wanted = int(np.clip(TARGET_S / seconds * steps, 1, 8 * self.size))
+                self.size = self.wanted
         self._compiled = True
 
     def take_rate(self) -> Rate:
@@ -74,6 +80,7 @@ def run_calls(
     stopped: Callable[[], bool],
     take: Callable[[], Any] = lambda: None,
     window: Window = NO_WINDOW,
+    votes: Votes | None = None,
 ) -> int:
     """Runs steps `start` to `steps` as calls; each is sent before its predecessor is waited for.
 
@@ -84,17 +91,21 @@ def run_calls(
       stopped: True ends early, after the call in progress.
       take: gives a call's data, when it is there.
       window: of the profiler.
+      votes: of several processes, whose calls have to be the same.
 
     Returns:
       The step that was reached.
     """
-    waiting: tuple[int, Metrics] | None = None
+    waiting: tuple[int, Metrics, jax.Array | None] | None = None
 
     def wait() -> None:
         nonlocal waiting
         if waiting is not None:
-            counted = jax.device_get(waiting[1])
-            pace.finished(waiting[0])
+            done, *sent = waiting
+            counted, vote = jax.device_get(sent)
+            pace.finished(done)
+            if votes is not None:
+                pace.size = votes.count(vote)
             waiting = None
             check(counted)
 
@@ -111,8 +122,9 @@ def run_calls(
             pace.stalled(time.monotonic() - begun)
         with jax.transfer_guard("disallow"):
             counted = call(data, *bounds)
+        vote = votes.cast(pace.wanted) if votes is not None else None
         wait()
-        waiting, start = (stop - start, counted), stop
+        waiting, start = (stop - start, counted, vote), stop
     wait()
     return start
 

@@ -56,6 +56,9 @@ def use_every_core(batch: int) -> None:
     XLA spreads one device's small matrix products badly over cores: paper 1's step takes 1.6 times
     as long on one device as on two, on two cores. A device gets at least 16 examples. For commands,
     before JAX starts; what the user has set, by JAX_NUM_CPU_DEVICES or XLA_FLAGS, stays.
+
+    Args:
+      batch: examples that this process computes.
     """
     if jax.config.values["jax_num_cpu_devices"] != -1:
         return
@@ -87,31 +90,82 @@ def keep_memory() -> None:
 
 
 def make_mesh(settings: config.Parallel) -> Mesh:
-    """A mesh of this process's devices, one axis "data".
+    """A mesh of the devices of all processes, one axis "data".
 
     The axis is Auto: a scan whose carry starts from a constant fails under Explicit axes.
 
     Raises:
-      UserError: more devices are asked for than there are.
+      UserError: more devices are asked for than there are, or not as many of each process.
     """
-    devices = jax.local_devices()
+    devices = jax.devices()
     count = settings.devices or len(devices)
     if count > len(devices):
+        where = "this machine has" if jax.process_count() == 1 else "these processes have"
         raise UserError(
-            f"--parallel.devices {count}: this machine has {len(devices)} "
+            f"--parallel.devices {count}: {where} {len(devices)} "
             f"{devices[0].platform} device(s); use at most that, or 0 for all"
         )
+    if count < len(devices) and jax.process_count() > 1:
+        each, rest = divmod(count, jax.process_count())
+        owned = [[d for d in devices if d.process_index == p] for p in range(jax.process_count())]
+        if rest or any(len(own) < each for own in owned):
+            raise UserError(
+                f"--parallel.devices {count}: {jax.process_count()} processes with "
+                f"{', '.join(str(len(own)) for own in owned)} devices cannot give as many each; "
+                "use 0 for all"
+            )
+        devices = [device for own in owned for device in own[:each]]
     return jax.make_mesh((count,), (AXIS,), axis_types=(AxisType.Auto,), devices=devices[:count])
 
 
 def replicate(tree: Any, mesh: Mesh) -> Any:
-    """The tree's arrays, whole on every device."""
-    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+    """The tree's arrays, whole on every device; every process gives the same."""
+    return put(tree, NamedSharding(mesh, PartitionSpec()))
 
 
 def spread(tree: Any, mesh: Mesh) -> Any:
-    """Arrays [D, ...] with row d on device d."""
-    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec(AXIS)))
+    """Arrays [D, ...] with row d on device d; every process gives the same."""
+    return put(tree, NamedSharding(mesh, PartitionSpec(AXIS)))
+
+
+def put(tree: Any, where: NamedSharding) -> Any:
+    """Arrays that every process has whole, on the devices: each process fills its own."""
+    if where.is_fully_addressable:
+        return jax.device_put(tree, where)
+    # device_put would compare what the processes give, each time.
+    return jax.tree.map(lambda leaf: _put_own(leaf, where), tree)
+
+
+def _put_own(leaf: Any, where: NamedSharding) -> jax.Array:
+    if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        data = _put_own(jax.random.key_data(leaf), where)
+        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
+    host = np.asarray(leaf)
+    host = host.astype(jax.dtypes.canonicalize_dtype(host.dtype), copy=False)
+    return jax.make_array_from_callback(host.shape, where, lambda index: host[index])
+
+
+def own_rows(mesh: Mesh) -> tuple[int, ...]:
+    """The places in the mesh of this process's devices."""
+    me = jax.process_index()
+    return tuple(d for d, device in enumerate(mesh.devices.flat) if device.process_index == me)
+
+
+def spread_own(tree: Any, mesh: Mesh) -> Any:
+    """Arrays of `own_rows`, [d, ...], as the rows of arrays [D, ...] that lie on the devices."""
+    rows, where = own_rows(mesh), NamedSharding(mesh, PartitionSpec(AXIS))
+    if len(rows) == mesh.size:
+        return jax.device_put(tree, where)
+
+    place = {row: n for n, row in enumerate(rows)}
+
+    def spread_one(leaf: np.ndarray) -> jax.Array:
+        def row(index: Any) -> np.ndarray:
+            return leaf[place[index[0].start or 0]][None]
+
+        return jax.make_array_from_callback((mesh.size, *leaf.shape[1:]), where, row)
+
+    return jax.tree.map(spread_one, tree)
 
 
 def deal(

@@ -19,7 +19,7 @@ from fer_jax.data.statistics import Statistics, fit_statistics
 from fer_jax.errors import UserError
 from fer_jax.models.paths import flatten, matches
 from fer_jax.progress import LINE_EVERY_S
-from fer_jax.training import checkpoint, metrics, parallel
+from fer_jax.training import checkpoint, distributed, metrics, parallel
 from fer_jax.training.initial import by_layer, initial_variables, render
 from fer_jax.training.job import Dataset, Job, load_dataset, make_job
 from fer_jax.training.metrics import Metrics
@@ -56,9 +56,12 @@ class Progress:
 def restore_point(run: Path, notes: list[str]) -> tuple[int, dict[str, Any]] | None:
     """The step and meta of the newest intact checkpoint; None where there is none yet."""
     directory = checkpoints_of(run)
-    if not checkpoint.sealed_steps(directory):
+    step, problems = None, []
+    if distributed.is_first() and checkpoint.sealed_steps(directory):
+        step, problems = checkpoint.find_intact(directory)
+    step, problems = distributed.from_first((step, problems))
+    if step is None:
         return None
-    step, problems = checkpoint.find_intact(directory)
     for problem in problems:
         notes.append(f"{problem}: went back to the checkpoint of step {step}")
     return step, checkpoint.read(directory, step, {"meta": None})["meta"]
@@ -73,10 +76,16 @@ def begin(
 ) -> tuple[Job, Progress]:
     """Reads the data, and starts from new parameters or from a checkpoint."""
     dataset = load_dataset(experiment)
+    read = {f"the records' {key}": dataset.facts[key] for key in ("data_sha256", "split_sha256")}
+    distributed.agree(read, "give every process the same records and the same split")
     classes = len(dataset.label_space.classes)
     if found is None:
-        job = make_job(experiment, dataset, first_statistics(experiment, dataset, say))
+        statistics = distributed.arrays_from_first(
+            lambda: first_statistics(experiment, dataset, say)
+        )
+        job = make_job(experiment, dataset, statistics)
         variables = first_variables(experiment, job.first_variables(), dataset.facts)
+        variables = distributed.tree_from_first(variables)
         state = job.first_state(variables)
         progress = Progress(_place(state, job), no_metrics(job), _place(state.variables, job))
     else:
@@ -105,8 +114,9 @@ def begin(
         )
         notes.append(f"went on after epoch {progress.epoch} of {experiment.train.epochs}")
     notes += [*dataset.facts["notes"], f"input: {dataset.placement.why}"]
-    History(run).rewind(progress.epoch)
-    protocols.save_split(run / "split.csv", dataset.split)
+    if distributed.is_first():
+        History(run).rewind(progress.epoch)
+        protocols.save_split(run / "split.csv", dataset.split)
     return job, progress
 
 
@@ -205,12 +215,13 @@ def due(experiment: Experiment, progress: Progress) -> bool:
     return bool(progress.finished) or enough
 
 
-def save(job: Job, progress: Progress, checkpoints: checkpoint.Checkpoints) -> None:
+def save(job: Job, progress: Progress, checkpoints: checkpoint.NoCheckpoints) -> None:
     """Starts to save. The last and the best state are one checkpoint, so they always agree."""
-    state = {**fields_of(to_host(progress.state)), "counted": tuple(to_host(progress.counted))}
-    check_finite(state["params"], progress.epoch, job.experiment)
-    best = {**to_host(progress.best), "statistics": to_host(job.statistics)}
-    checkpoints.save(progress.step, state, best, to_meta(job, progress))
+    if distributed.is_first():
+        state = {**fields_of(to_host(progress.state)), "counted": tuple(to_host(progress.counted))}
+        check_finite(state["params"], progress.epoch, job.experiment)
+        best = {**to_host(progress.best), "statistics": to_host(job.statistics)}
+        checkpoints.save(progress.step, state, best, to_meta(job, progress))
     progress.saved_epoch, progress.saved_time = progress.epoch, time.monotonic()
 
 

@@ -46,10 +46,12 @@ class Rows:
     @classmethod
     def dealt(cls, frames: np.ndarray | Frames, mesh: Mesh) -> Rows:
         """Of [M, *shape], with the d-th D-th of them on device d, zeros filling the last; no more
-        than one share is on the host beside what was there."""
+        than one share is on the host beside what was there. A process looks at the shares of its
+        own devices alone."""
         count = -(-len(frames) // mesh.size)
         shares = []
-        for d, device in enumerate(mesh.devices.flat):
+        for d in parallel.own_rows(mesh):
+            device = mesh.devices.flat[d]
             part = frames[d * count : (d + 1) * count]
             part = part.reshape(len(part), -1)
             if short := count - len(part):

@@ -20,7 +20,7 @@ from fer_jax.config import Experiment
 from fer_jax.data.statistics import Statistics
 from fer_jax.errors import UserError
 from fer_jax.labels import LabelSpace
-from fer_jax.training import checkpoint
+from fer_jax.training import checkpoint, distributed
 
 #: Keys that may change between the parts of an interrupted run: they decide where and how fast it
 #: runs, not what it learns. `data.dir` may move; its content may not change.
@@ -76,19 +76,30 @@ def claim(run: Path, experiment: Experiment) -> Iterator[None]:
     """Makes the run's directory ours while it trains, with config.json in it.
 
     Raises:
-      UserError: it holds another experiment, or another process trains in it.
+      UserError: it holds another experiment, or another process trains in it; or it is not the
+        same directory for every process of this job.
     """
+    if not distributed.is_first():
+        distributed.check_shared(run)
+        yield
+        return
     with locked(run) as made:
         path = run / "config.json"
         # What never trained decides nothing: a command with a typo in it can be mended.
         if path.is_file() and checkpoint.sealed_steps(checkpoints_of(run)):
             compare(run, config.load_config(path), experiment)
         write_config(run, experiment)
-        try:
-            yield
-        except UserError:
+
+        def undo() -> None:
             if made and not History(run).read():
                 shutil.rmtree(run)  # A mistake before the first epoch leaves nothing behind.
+
+        distributed.on_mistake(undo)
+        try:
+            distributed.check_shared(run)
+            yield
+        except UserError:
+            undo()
             raise
 
 

@@ -12,16 +12,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
 from fer_jax import config, machine
 from fer_jax.data.samples import Samples
 from fer_jax.data.statistics import Statistics
 from fer_jax.data.stream import Stream, read_ahead
 from fer_jax.errors import UserError
-from fer_jax.training import parallel
+from fer_jax.training import distributed, parallel
 from fer_jax.training.resident import Rows, make_resident
 
 #: Of the memory, what data may take: a device's, whose rest is the network's, and the host's.
@@ -45,8 +46,15 @@ RESIDENT = Placement("resident", "")
 
 def place(size: int, settings: config.Parallel, mesh: Mesh) -> Placement:
     """Where data of `size` bytes lies: where the config wants it, else the first place that it fits
-    in."""
-    device, count = mesh.devices.flat[0], mesh.size
+    in, on the host that has least."""
+    found = distributed.gather(_place_here(size, settings, mesh))
+    order = ("resident", "sharded", "stream")
+    return Placement(*max(found, key=lambda one: order.index(one[0])))
+
+
+def _place_here(size: int, settings: config.Parallel, mesh: Mesh) -> Placement:
+    own = parallel.own_rows(mesh)
+    device, count, here = mesh.devices.flat[own[0]], mesh.size, len(own)
     many = f"{count} {device.platform.upper()} device{'s' if count > 1 else ''}"
     limit = (device.memory_stats() or {}).get("bytes_limit")
     host = int(_HOST_SHARE * machine.available_memory())
@@ -55,13 +63,13 @@ def place(size: int, settings: config.Parallel, mesh: Mesh) -> Placement:
     elif device.platform != "cpu" and limit:
         each, of_host = int(_DEVICE_SHARE * limit), host
     else:  # The devices are this memory, which holds what they are given too.
-        each, of_host = max(0, host - size) // count, host
+        each, of_host = max(0, host - size) // here, host
     if settings.input != "auto":
         return Placement(settings.input, f"{_gb(size)} of data, {settings.input} as told")
     if size <= min(each, of_host):
         return Placement("resident", f"{_gb(size)} of data lie on each of {many}")
     budget = f"{_gb(each)} a device"
-    if count > 1 and size <= min(count * each, of_host):
+    if count > 1 and size <= count * min(each, of_host // here):
         why = f"{_gb(size)} of data, more than {budget}, are dealt to {many}"
         return Placement("sharded", why)
     what = (
@@ -113,10 +121,8 @@ class Source:
         if self.stream is None:
             yield Feed(lambda: self.dealt, False)
             return
-        where = NamedSharding(self.mesh, PartitionSpec(parallel.AXIS))
-        with read_ahead(
-            self.stream, start, stop, processes=self.processes, device=where
-        ) as iterator:
+        put = partial(parallel.spread_own, mesh=self.mesh)
+        with read_ahead(self.stream, start, stop, processes=self.processes, put=put) as iterator:
             yield Feed(lambda: {"fed": next(iterator)}, True)
 
 
@@ -156,7 +162,8 @@ def make_source(
                 "with --parallel.input resident, or sharded"
             )
         parts = 1 if seed is None else settings.accumulate
-        stream = Stream(samples, settings.batch, mesh.size, parts, seed)
+        own = parallel.own_rows(mesh)
+        stream = Stream(samples, settings.batch, mesh.size, parts, seed, own)
     elif placement == "sharded":
         dealt = {"shares": {k: Rows.dealt(v, mesh) for k, v in samples.streams.items()}}
     else:
