@@ -80,6 +80,7 @@ def share(path: Path, first: bool, meet: Callable[[], None]) -> bool:
     meet()
     if not first:
         mirror.pull()
+    meet()  # Only now may the first replace what the others fetch.
     return True
 
 
