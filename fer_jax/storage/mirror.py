@@ -35,7 +35,10 @@ SELDOM_S = 15.0
 #: Files of at least so many bytes are linked for an upload, not copied: nobody appends to them.
 _LARGE = 1 << 24
 #: Variables that tell one process of a job from another: each writes into a copy of its own.
-_RANKS = ("FER_JAX_PROCESS", "SLURM_PROCID", "SKYPILOT_NODE_RANK", "TPU_WORKER_ID")
+_RANKS = (
+    "FER_JAX_PROCESS", "JAX_PROCESS_ID", "SLURM_PROCID", "SKYPILOT_NODE_RANK",
+    "JOB_COMPLETION_INDEX", "TPU_WORKER_ID",
+)  # fmt: skip
 
 
 class _Known(NamedTuple):
