@@ -124,7 +124,9 @@ def test_killed_while_uploading(s3, tiny_run, tmp_path: Path) -> None:
 def test_no_such_bucket_and_no_credentials(s3, fails, monkeypatch: pytest.MonkeyPatch) -> None:
     import s3fs
 
-    line = fails("train", ROOT / "configs" / "landmarks_lstm.py", "--out", "s3://nobodys-bucket/run")
+    line = fails(
+        "train", ROOT / "configs" / "landmarks_lstm.py", "--out", "s3://nobodys-bucket/run"
+    )
     assert line.startswith("cannot reach s3://nobodys-bucket/run (")
     assert line.endswith("no such bucket or object: check the name, or make the bucket")
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
