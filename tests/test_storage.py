@@ -234,6 +234,29 @@ def step_by_step(changed):
     return wait
 
 
+def test_a_run_that_changes_while_it_is_fetched(bucket, monkeypatch) -> None:
+    """Another machine replaces the checkpoint between listing and fetching: the new one comes."""
+    args = Namespace(command="train", out=Path(URL))
+    with storage.brought(args):
+        run_some(args, 0, 1)
+    listed, looks = Bucket.files, []
+
+    def replaced(self: Bucket) -> dict:
+        found = listed(self)
+        looks.append(self.url)
+        if len(looks) == 1:
+            for name in bucket.find("/bucket/runs/one/checkpoints"):
+                content = bucket.cat(name)
+                bucket.rm_file(name)
+                bucket.pipe(name.replace("/1/", "/2/"), content)
+            bucket.pipe("/bucket/runs/one/history.jsonl", b"{}\n{}\n")
+        return found
+
+    monkeypatch.setattr(Bucket, "files", replaced)
+    assert restored(storage.local(URL)) == 2
+    assert len(looks) == 2
+
+
 def test_who_wins(bucket, tmp_path: Path) -> None:
     """What was not uploaded goes on where nobody else was; else what the bucket holds counts."""
     args = Namespace(command="train", out=Path(URL))
