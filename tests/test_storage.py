@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from argparse import Namespace
 from pathlib import Path
 
@@ -287,6 +288,24 @@ def test_one_process_writes(bucket) -> None:
     ):
         pass
     mirror.close()
+
+
+def test_what_grows_for_hours_is_uploaded_meanwhile(bucket, monkeypatch) -> None:
+    """Preprocessing: a finished shard goes, a half-written one does not."""
+    monkeypatch.setattr(storage, "SELDOM_S", 0.02)
+    with storage.brought(Namespace(command="preprocess", out=Path(URL), workers=2)):
+        out = storage._mirrors[URL].local
+        out.mkdir(parents=True)
+        (out / ".c-clips.tfrecord-00001-of-00002.tmp").write_bytes(b"half")
+        (out / "c-clips.tfrecord-00000-of-00002").write_bytes(b"whole")
+        (out / "c-clips.tfrecord-00000-of-00002.manifest.json").write_text("{}")
+        until = time.monotonic() + 60
+        while len(bucket.find("/bucket/runs/one")) < 2 and time.monotonic() < until:
+            time.sleep(0.02)
+        assert sorted(bucket.ls("/bucket/runs/one", detail=False)) == [
+            "/bucket/runs/one/c-clips.tfrecord-00000-of-00002",
+            "/bucket/runs/one/c-clips.tfrecord-00000-of-00002.manifest.json",
+        ]
 
 
 def test_processes_share_a_run(bucket, monkeypatch: pytest.MonkeyPatch) -> None:
