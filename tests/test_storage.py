@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import time
@@ -45,10 +46,6 @@ def fetched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(Bucket, "fetch", counted)
     return names
-
-
-def empty_disk(tmp_path: Path) -> None:
-    shutil.rmtree(tmp_path / "cache")
 
 
 def test_what_is_a_bucket() -> None:
@@ -101,8 +98,6 @@ def test_records_come_whole_or_not_at_all(
     """Fetching goes on where it was interrupted, refuses damage, and sees what is replaced."""
     shards = {f"c-clips.tfrecord-0000{i}-of-00003": b"shard %d" % i * 100 for i in range(3)}
     for name, content in shards.items():
-        import hashlib
-
         stated = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
         bucket.pipe(f"/bucket/records/{name}", content)
         bucket.pipe(f"/bucket/records/{name}.manifest.json", json.dumps(stated).encode())
@@ -217,7 +212,7 @@ def test_a_machine_may_die_at_any_moment(
         with pytest.raises((UserError, Killed)):
             command(3)
         dies_at, storage._mirrors = -1, {}
-        empty_disk(tmp_path)
+        shutil.rmtree(tmp_path / "cache")  # An empty disk.
         resumed.add(command(3))
         assert contents() == expected
     assert resumed == {0, 1, 2, 3}
