@@ -15,7 +15,7 @@ from fer_jax.parser import make_parser
 COMMANDS = (
     "demo", "generate", "preprocess", "inspect", "audit", "split", "importance", "train",
     "crossval", "evaluate", "compare", "predict", "extract", "models", "reproduce", "bench",
-    "doctor",
+    "launch", "doctor",
 )  # fmt: skip
 
 

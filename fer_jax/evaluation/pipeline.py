@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from fer_jax import storage
 from fer_jax.config import Experiment
 from fer_jax.evaluation.evaluate import evaluate, render
 from fer_jax.evaluation.report import write_report
@@ -49,6 +50,8 @@ def train_and_report(
         said = progress if first else None
         note = progress.say if first else None
         summary = loop.train(experiment, run, on_progress=said, on_note=note, on_step=said)
+    if distributed.processes() > 1:
+        storage.share(run, first, distributed.meet)
     if command and first and not (run / "command.txt").is_file():
         write_text(run / "command.txt", command + "\n")
     metrics = evaluate(run)

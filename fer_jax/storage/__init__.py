@@ -80,6 +80,7 @@ def share(path: Path, first: bool, meet: Callable[[], None]) -> bool:
     meet()
     if not first:
         mirror.pull()
+    meet()  # Only now may the first replace what the others fetch.
     return True
 
 
@@ -92,6 +93,7 @@ def brought(args: Namespace) -> Iterator[Callable[[str], str]]:
     """
     mirrors: list[Mirror] = []
     stop = threading.Event()
+    watching = threading.Thread(target=_now_and_then, args=(mirrors, stop), daemon=True)
 
     def bring(name: str, value: Any) -> Any:
         if isinstance(value, list):
@@ -121,8 +123,13 @@ def brought(args: Namespace) -> Iterator[Callable[[str], str]]:
         for name, value in list(vars(args).items()):
             setattr(args, name, bring(name, value))
         if mirrors and args.command in _GROWING:
-            threading.Thread(target=_now_and_then, args=(mirrors, stop), daemon=True).start()
-        yield said
+            watching.start()
+        try:
+            yield said
+        finally:
+            stop.set()
+            if watching.is_alive():
+                watching.join()
     except BaseException as error:
         if isinstance(error, UserError):
             error.args = (said(str(error)),)
@@ -136,7 +143,6 @@ def brought(args: Namespace) -> Iterator[Callable[[str], str]]:
         for mirror in mirrors:
             mirror.close()
     finally:
-        stop.set()
         _mirrors.clear()
 
 

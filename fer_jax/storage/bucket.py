@@ -77,7 +77,8 @@ class Bucket:
         """Writes beside the place and takes it back: better refused now than after hours."""
         with self._reaching():
             self._fs.pipe_file(f"{self._root}.fer-jax", b"may this be written?\n")
-            self._fs.rm_file(f"{self._root}.fer-jax")
+            with suppress(FileNotFoundError):  # Another process of the job was here.
+                self._fs.rm_file(f"{self._root}.fer-jax")
 
     def fetch(self, name: str, path: Path) -> None:
         """A file to this machine, piece by piece."""

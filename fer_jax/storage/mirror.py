@@ -30,12 +30,17 @@ _CHECKPOINT = re.compile(r"((?:.*/)?checkpoints/[^/]+)/(.+)")
 SEAL = "SHA256SUMS"
 #: Files at a time: a bucket's latency is long, its bandwidth wide.
 _AT_ONCE = 8
+#: How often a directory is looked at that changes while it is fetched.
+_ATTEMPTS = 5
 #: Seconds between uploads that no checkpoint asks for.
 SELDOM_S = 15.0
 #: Files of at least so many bytes are linked for an upload, not copied: nobody appends to them.
 _LARGE = 1 << 24
 #: Variables that tell one process of a job from another: each writes into a copy of its own.
-_RANKS = ("FER_JAX_PROCESS", "SLURM_PROCID", "SKYPILOT_NODE_RANK", "TPU_WORKER_ID")
+_RANKS = (
+    "FER_JAX_PROCESS", "JAX_PROCESS_ID", "SLURM_PROCID", "SKYPILOT_NODE_RANK",
+    "JOB_COMPLETION_INDEX", "TPU_WORKER_ID",
+)  # fmt: skip
 
 
 class _Known(NamedTuple):
@@ -108,6 +113,16 @@ class Mirror:
         Raises:
           UserError: the bucket cannot be reached, the disk is too small, or a file is damaged.
         """
+        for attempt in range(_ATTEMPTS):
+            try:
+                return self._pull()
+            except UserError as error:
+                # Listed, and then replaced by who trains there: look again.
+                gone = isinstance(error.__cause__, FileNotFoundError)
+                if not gone or attempt == _ATTEMPTS - 1:
+                    raise
+
+    def _pull(self) -> None:
         remote = self._listed()
         kept = self.writes and all(
             name in self._known

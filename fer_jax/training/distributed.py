@@ -22,7 +22,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import fer_jax
-from fer_jax import config
+from fer_jax import config, storage
 from fer_jax.errors import UserError
 from fer_jax.models.paths import flatten
 from fer_jax.training import parallel
@@ -291,7 +291,7 @@ def check_shared(run: Path) -> None:
     Raises:
       UserError: another process does not see it.
     """
-    if _watch is None:
+    if _watch is None or storage.share(run, is_first(), meet):
         return
     sign = run / ".shared"
     if is_first():

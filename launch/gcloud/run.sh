@@ -6,6 +6,7 @@ cd "$(dirname "$0")" || exit
 # shellcheck source=settings.sh
 source ./settings.sh
 
+lost=0
 while true; do
   code=0
   { bash create.sh && bash install.sh && bash train.sh; } || code=$?
@@ -15,6 +16,11 @@ while true; do
     # The TPU is gone (75), training was asked to stop and has saved (130, 143), or something failed
     # because the TPU was being taken away.
     75:* | 130:* | 143:* | *:SUSPEND*) ;;
+    # A machine of the TPU was lost: three times that is bad luck.
+    5:*)
+      lost=$((lost + 1))
+      if [ "$lost" -gt 3 ]; then break; fi
+      ;;
     *) break ;;
   esac
   echo "taken away: asking for another; the run goes on from its last checkpoint" >&2

@@ -150,16 +150,17 @@ def test_a_tpu_that_is_taken_away(tpu, tmp_path: Path) -> None:
     assert installed.count("-r requirements/tpu.txt") == 4
 
 
-@pytest.mark.parametrize(("plan", "creates"), [("2", 1), ("1", 1), ("143", 2)])
+@pytest.mark.parametrize(("plan", "creates"), [("2", 1), ("1", 1), ("143", 2), ("5", 2)])
 def test_what_is_tried_again(tpu, tmp_path: Path, plan: str, creates: int) -> None:
-    """A mistake and a bug end the job with their status; being asked to stop does not."""
+    """A mistake and a bug end the job with their status; being asked to stop, or losing a machine,
+    does not."""
     code, said, commands = tpu(plan, "0")
-    assert code == (0 if plan == "143" else int(plan)), said
+    assert code == (0 if creates == 2 else int(plan)), said
     assert commands.count("create") == commands.count("delete") == creates
     assert not (tmp_path / "state").exists()
 
 
-@pytest.mark.parametrize("status", [0, 2, 143])
+@pytest.mark.parametrize("status", [0, 2, 5, 143])
 @pytest.mark.parametrize("array", [False, True])
 def test_slurm(tools: Path, tmp_path: Path, monkeypatch, status: int, array: bool) -> None:
     monkeypatch.chdir(ROOT)
@@ -169,7 +170,12 @@ def test_slurm(tools: Path, tmp_path: Path, monkeypatch, status: int, array: boo
     for name in ("srun", "scontrol"):
         code = status if name == "srun" else 0
         program(tools / name, f'#!/bin/bash\necho {name} "$@" >> "$CLOUD/ran"\nexit {code}\n')
-    slurm = {"SLURM_JOB_ID": "12", "SLURM_ARRAY_JOB_ID": "11", "SLURM_ARRAY_TASK_ID": "5"}
+    slurm = {
+        "SLURM_JOB_ID": "12",
+        "SLURM_RESTART_COUNT": "2",
+        "SLURM_ARRAY_JOB_ID": "11",
+        "SLURM_ARRAY_TASK_ID": "5",
+    }
     file = tmp_path / "files" / f"{'array' if array else 'train'}.sbatch"
     # The PATH that the script sets begins where FER-JAX is installed.
     done = subprocess.run(["bash", file], env={**os.environ, **slurm}, capture_output=True)
@@ -180,7 +186,7 @@ def test_slurm(tools: Path, tmp_path: Path, monkeypatch, status: int, array: boo
     assert all(option.partition("=")[0] in known for option in options)
     if array:
         assert first.endswith("--out runs/faces/seed-5 --train.seed 5")
-        assert rest == (["scontrol requeue 11_5"] if status == 143 else [])
+        assert rest == (["scontrol requeue 11_5"] if status in (5, 143) else [])
     else:
         assert "--data.dir my records --out runs/faces" in first
-        assert rest == (["scontrol requeue 12"] if status == 143 else [])
+        assert rest == (["scontrol requeue 12"] if status in (5, 143) else [])

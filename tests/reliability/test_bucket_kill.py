@@ -121,10 +121,58 @@ def test_killed_while_uploading(s3, tiny_run, tmp_path: Path) -> None:
     assert len(list((tmp_path / "run" / "checkpoints").iterdir())) == 1
 
 
+@pytest.mark.exhaustive
+def test_two_processes(s3, tiny_run, tmp_path: Path) -> None:
+    """Each has a copy of the run in the bucket; killed, both go on with empty disks."""
+    import socket
+
+    s3.put(f"{tiny_run.records}/", "faces/records/", recursive=True)
+    url = "s3://faces/runs/two"
+
+    def start(disk: str, *words: str) -> list[subprocess.Popen]:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        command = [sys.executable, "-c", PROGRAM, "train", str(tiny_run.config), "--data.dir",
+                   "s3://faces/records", "--out", url, "--parallel.devices", "2"]  # fmt: skip
+        return [
+            subprocess.Popen(
+                [*command, *(words if rank == 0 else ())], text=True, stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env={**os.environ, "PYTHONPATH": str(ROOT),
+                     "XDG_CACHE_HOME": str(tmp_path / disk),
+                     "FER_JAX_COORDINATOR": f"127.0.0.1:{port}", "FER_JAX_PROCESSES": "2",
+                     "FER_JAX_PROCESS": str(rank)},
+            )
+            for rank in range(2)
+        ]  # fmt: skip
+
+    killed = start("first", "--die")
+    said = killed[0].communicate(timeout=240)
+    killed[1].kill()  # Its host is gone, too.
+    killed[1].communicate()
+    assert killed[0].returncode == -signal.SIGKILL, said
+    again = [process.communicate(timeout=240) for process in start("second")]
+    assert f"run: {url}" in again[0][0], again
+    assert "went on after epoch 2 of 4" in again[0][0]
+    s3.invalidate_cache()
+    s3.get("faces/runs/two/", str(tmp_path / "run"), recursive=True)
+    _, step, items = outcome(tmp_path / "run")
+    expected = outcome(tiny_run.dir)
+    assert step == expected[1]
+    # Two devices add up in another order than one.
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5),
+        items["best"]["params"], expected[2]["best"]["params"],
+    )  # fmt: skip
+
+
 def test_no_such_bucket_and_no_credentials(s3, fails, monkeypatch: pytest.MonkeyPatch) -> None:
     import s3fs
 
-    line = fails("train", ROOT / "configs" / "landmarks_lstm.py", "--out", "s3://nobodys-bucket/run")
+    line = fails(
+        "train", ROOT / "configs" / "landmarks_lstm.py", "--out", "s3://nobodys-bucket/run"
+    )
     assert line.startswith("cannot reach s3://nobodys-bucket/run (")
     assert line.endswith("no such bucket or object: check the name, or make the bucket")
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
