@@ -92,6 +92,8 @@ def choice(*values: Any) -> Choice:
 
 def as_text(value: Any) -> str:
     """A value as it stands on a command line."""
+    if isinstance(value, (tuple, list)):
+        return ",".join(map(as_text, value))
     return value if isinstance(value, str) else json.dumps(value)
 
 

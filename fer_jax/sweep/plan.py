@@ -23,8 +23,6 @@ from fer_jax.sweep.study import (
 )
 from fer_jax.training.monitor import direction
 
-ENGINES = ("local", "population", "ray")
-
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:

@@ -67,6 +67,11 @@ class Here:
         pass
 
 
+@pytest.fixture(scope="session")
+def engine() -> type[Here]:
+    return Here
+
+
 @pytest.fixture
 def here(monkeypatch) -> list[Here]:
     """Sweeps train in this process; the engines that they made."""

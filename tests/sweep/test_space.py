@@ -24,7 +24,7 @@ def test_words_become_a_space() -> None:
         "model.activation": Choice(values=("tanh", "selu")),
         "model.units": Choice(values=("8,8", "16,16")),
     }
-    assert choice(0.5, (8, 8), "selu").values == ("0.5", "[8, 8]", "selu")
+    assert choice(0.5, (8, 8), "selu").values == ("0.5", "8,8", "selu")
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import sys
 from pathlib import Path
@@ -12,7 +14,7 @@ import pytest
 from fer_jax.cli import main
 from fer_jax.config import load_config
 from fer_jax.executors import WorkerDied
-from fer_jax.sweep import worker
+from fer_jax.sweep import driver, worker
 from fer_jax.sweep.study import Address, FileOwnership, open_storage
 from fer_jax.training import loop
 from fer_jax.training.run_directory import History
@@ -27,17 +29,11 @@ def words(config: Path, out: Path, *more: object) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def swept(toy: Path, tmp_path_factory) -> tuple[Path, dict]:
+def swept(toy: Path, engine, tmp_path_factory) -> tuple[Path, dict]:
     """Ten trials, some of which diverge, and what was printed last."""
-    import contextlib
-    import io
-
     out = tmp_path_factory.mktemp("swept") / "sweep"
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as said:
-        from fer_jax.sweep import driver
-        from tests.sweep.conftest import Here
-
-        patch.setattr(driver, "start_engine", lambda plan: Here(worker.run_trials))
+        patch.setattr(driver, "start_engine", lambda plan: engine(worker.run_trials))
         assert main(words(toy, out, "--trials", 10)) == 0
     return out, json.loads(said.getvalue().splitlines()[-1])
 

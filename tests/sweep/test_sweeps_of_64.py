@@ -211,7 +211,7 @@ def test_ray(toy, start, environment, ray_cluster, expected, tmp_path: Path) -> 
 @pytest.fixture
 def postgres(tmp_path_factory) -> Iterator[str]:
     """A PostgreSQL server of our own."""
-    binaries = Path(found).parent if (found := shutil.which("initdb")) else PG
+    binaries = Path(found).resolve().parent if (found := shutil.which("initdb")) else PG
     if binaries is None:
         pytest.skip("no PostgreSQL server on this machine (apt-get install postgresql)")
     home = tmp_path_factory.mktemp("postgres")

@@ -67,7 +67,8 @@ def parallel_coordinates(
 def _axis(panel: Any, place: int, ticks: Sequence[tuple[float, str]]) -> None:
     panel.axvline(place, color=INK, linewidth=0.8, zorder=2)
     for height, text in ticks:
-        panel.annotate(text, (place, height), (4, 0), textcoords="offset points", fontsize=8,
+        short = text if len(text) <= 16 else f"{text[:15]}…"
+        panel.annotate(short, (place, height), (4, 0), textcoords="offset points", fontsize=8,
                        color=INK, va="center", zorder=5,
                        bbox={"boxstyle": "round,pad=0.1", "fc": "white", "ec": "none",
                              "alpha": 0.75})  # fmt: skip
