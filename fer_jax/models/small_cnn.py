@@ -63,7 +63,7 @@ class SmallCNN(nnx.Module):
         x = frames[:, 0]
         for index in range(len(self.settings.kernels)):
             x = end_block(max_pool(jax.nn.relu(getattr(self, f"conv_{index}")(x)), 2))
-        x = x.reshape(len(x), -1)
+        x = x.reshape(x.shape[0], -1)
         for index in range(len(self.settings.dense)):
             x = jax.nn.relu(getattr(self, f"dense_{index}")(x))
         dropped = dropout(x, self.settings.dropout, train=train, key=key)
