@@ -17,7 +17,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax import lax
 
 import fer_jax
 from fer_jax.data import corpus
@@ -126,49 +125,53 @@ def test_an_onnx_file_says_what_it_is(exported: SimpleNamespace) -> None:
         assert (model.producer_name, model.producer_version) == ("fer-jax", fer_jax.__version__)
         said = {entry.key: entry.value for entry in model.metadata_props}
         assert said["signature"] == name
-        assert json.loads(said["recogniser"]) == json.loads((folder / "recogniser.json").read_text())
+        assert json.loads(said["recogniser"]) == json.loads(
+            (folder / "recogniser.json").read_text()
+        )
         for tensor in (*model.graph.input, *model.graph.output):
             assert tensor.type.tensor_type.shape.dim[0].dim_param == "batch"
 
 
 class Arrays:
-    """A target whose tensors are NumPy's: the walk without a library."""
+    """A target whose tensors are JAX's: the walk without a library."""
 
-    def constant(self, value: Any) -> np.ndarray:
-        return np.asarray(value)
+    def constant(self, value: Any) -> jax.Array:
+        return jnp.asarray(value)
 
-    def take(self, x: np.ndarray, index: np.ndarray, axis: int) -> np.ndarray:
-        return np.take(x, index, axis)
+    def take(self, x: jax.Array, index: jax.Array, axis: int) -> jax.Array:
+        return jnp.take(x, index, axis)
 
-    def binary(self, name: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        return {"add": np.add, "mul": np.multiply, "max": np.maximum, "min": np.minimum}[name](x, y)
+    def binary(self, name: str, x: jax.Array, y: jax.Array) -> jax.Array:
+        return {"add": jnp.add, "mul": jnp.multiply, "max": jnp.maximum, "min": jnp.minimum}[name](
+            x, y
+        )
 
-    def slice(self, x: np.ndarray, parts: Any) -> np.ndarray:
+    def slice(self, x: jax.Array, parts: Any) -> jax.Array:
         return x[tuple(slice(*parts[a]) if a in parts else slice(None) for a in range(x.ndim))]
 
-    def reshape(self, x: np.ndarray, shape: Any) -> np.ndarray:
+    def reshape(self, x: jax.Array, shape: Any) -> jax.Array:
         return x.reshape(shape)
 
-    def transpose(self, x: np.ndarray, axes: Any) -> np.ndarray:
+    def transpose(self, x: jax.Array, axes: Any) -> jax.Array:
         return x.transpose(axes)
 
-    def broadcast(self, x: np.ndarray, shape: Any) -> np.ndarray:
-        return np.broadcast_to(x, [7 * number if free else number for number, free in shape])
+    def broadcast(self, x: jax.Array, shape: Any) -> jax.Array:
+        return jnp.broadcast_to(x, [7 * number if free else number for number, free in shape])
 
-    def matmul(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    def matmul(self, x: jax.Array, y: jax.Array) -> jax.Array:
         return x @ y
 
-    def reduce(self, kind: str, x: np.ndarray, axes: Any) -> np.ndarray:
-        return {"sum": np.sum, "max": np.max}[kind](x, axis=tuple(axes))
+    def reduce(self, kind: str, x: jax.Array, axes: Any) -> jax.Array:
+        return {"sum": jnp.sum, "max": jnp.max}[kind](x, axis=tuple(axes))
 
-    def pad(self, x: np.ndarray, pads: Any, value: np.ndarray) -> np.ndarray:
-        return np.pad(x, pads, constant_values=value)
+    def pad(self, x: jax.Array, pads: Any, value: jax.Array) -> jax.Array:
+        return jnp.pad(x, pads, constant_values=value)
 
 
 @pytest.mark.parametrize(
     "function",
     [
-        lambda v, x: x[:, [2, 0], 1:4],
+        lambda v, x: x[:, np.array([2, 0])][:, 1:, 1:4],
         lambda v, x: x[:, jnp.array([[1, 0], [2, 2]]), jnp.array([[4, 0], [1, 3]])],
         lambda v, x: x[:, ::-1, ::2],
         lambda v, x: jnp.take(x, v["order"], axis=1, mode="clip"),
@@ -193,32 +196,18 @@ def test_the_walk_computes_what_jax_does(function: Any) -> None:
 
     target: Any = Arrays()
     with jax.numpy_rank_promotion("allow"):
-        found, like = lower(traced, variables, inputs, {"x": x}, target)["y"]
+        found, like = lower(traced, variables, inputs, {"x": jnp.asarray(x)}, target)["y"]
         expected = function(variables, jnp.asarray(x))
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
     assert found.dtype == like.dtype
 
 
-@pytest.mark.parametrize(
-    ("function", "said"),
-    [
-        (lambda v, x: jnp.sort(x, axis=1), "sort"),
-        (lambda v, x: lax.scan(lambda c, y: (c + y, y), x[0], x, reverse=True)[0], "dimension"),
-        (lambda v, x: jnp.concatenate([x, x[:1]], axis=0), "a dimension of"),
-    ],
-)
-def test_what_cannot_be_lowered_is_named(function: Any, said: str) -> None:
-    inputs = {"x": jax.ShapeDtypeStruct((3,), np.float32)}
-    target: Any = Arrays()
-    target.concatenate = lambda xs, axis: np.concatenate(xs, axis)
-    with pytest.raises((CannotLowerError, Exception), match=said):
-        lower(
-            lambda v, i: {"y": function(v, i["x"])},
-            {},
-            inputs,
-            {"x": np.ones((7, 3), "f4")},
-            target,
-        )
+def test_what_cannot_be_lowered_is_named() -> None:
+    inputs, target = {"x": jax.ShapeDtypeStruct((3,), np.float32)}, Arrays()
+    x: Any = {"x": jnp.ones((7, 3))}
+    for function, said in ((jnp.sort, "sort"), (jnp.cumsum, "cumsum")):
+        with pytest.raises(CannotLowerError, match=said):
+            lower(lambda v, i: {"y": function(i["x"], axis=1)}, {}, inputs, x, target)  # noqa: B023
 
 
 @pytest.mark.parametrize(
