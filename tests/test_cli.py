@@ -14,8 +14,8 @@ from fer_jax.parser import make_parser
 
 COMMANDS = (
     "demo", "generate", "preprocess", "inspect", "audit", "split", "importance", "train",
-    "crossval", "evaluate", "compare", "predict", "extract", "models", "reproduce", "bench",
-    "doctor",
+    "crossval", "evaluate", "compare", "predict", "export", "extract", "models", "reproduce",
+    "bench", "doctor",
 )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ import pytest
 
 import fer_jax
 from fer_jax.data import corpus
-from fer_jax.deploy import formats
+from fer_jax.deploy import artifact, formats
 from fer_jax.deploy.export import TOLERANCE, export
 from fer_jax.training.checkpoint import Checkpoints
 from fer_jax.training.monitor import Monitor
@@ -103,7 +103,9 @@ def check(run: Path, out: Path, records: Path) -> None:
     for one in report["exports"]:
         assert one["max_abs_difference"] <= TOLERANCE
     predictor, original = fer_jax.load(out / "stablehlo"), fer_jax.load(run)
-    half = original.loaded.experiment.train.precision == "bfloat16"  # type: ignore[attr-defined]
+    precision = original.loaded.experiment.train.precision  # type: ignore[attr-defined]
+    assert artifact.read_facts(out / "hf")["trained_in"] == precision
+    half = precision == "bfloat16"
     clip = corpus.load(records)[3]
     atol = 0.02 if half else 5e-6
     np.testing.assert_allclose(predictor.clip(clip), original.clip(clip), atol=atol)

@@ -295,6 +295,26 @@ def test_runs_that_are_not_ready(tiny_run, tmp_path: Path, fails, monkeypatch) -
     assert not (tmp_path / "out").exists()
 
 
+def test_what_a_user_should_know(tiny_run) -> None:
+    from fer_jax.deploy.card import card_text
+    from fer_jax.deploy.export import notes
+
+    recogniser = trained.load_recogniser(tiny_run.dir)
+    assert list(notes(recogniser)) == []
+    facts = {**recogniser.facts, "finished": "", "trained_in": "bfloat16", "metrics": None}
+    said = list(notes(dataclasses.replace(recogniser, facts=facts)))
+    assert [words.partition(":")[0] for words in said] == [
+        "training has not finished", "the run trained in bfloat16",
+        "this checkpoint is not evaluated",
+    ]  # fmt: skip
+    for words in (
+        "Training had not finished.", "trained in bfloat16; exports compute in float32",
+        "has not been evaluated on a test part",
+    ):  # fmt: skip
+        assert words in card_text(facts)
+        assert words not in card_text(recogniser.facts)
+
+
 def test_damaged_and_other_exports(exported: SimpleNamespace, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=f"holds exports: name one of them, as in {exported.faces}"):
         fer_jax.load(exported.faces)
