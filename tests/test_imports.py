@@ -60,8 +60,15 @@ JAX = {"jax", "jaxlib", "flax", "optax", "orbax", "chex"}
 VISION = {"cv2", "dlib", "mediapipe", "skimage", "face_recognition_models", "ray"}
 FRAMEWORKS = {"tensorflow", "tensorflow_datasets", "keras", "torch", "sklearn"}
 OURS_ELSEWHERE = {"tests", "benchmarks"}
-#: The one place that may name the benchmarks, and the one that may name scikit-learn.
-EXCEPTIONS = {("fer_jax.commands", "benchmarks"), ("fer_jax.data.importance", "sklearn")}
+#: The one place that may name the benchmarks, the one that may name scikit-learn, and those that
+#: make TensorFlow's formats.
+EXCEPTIONS = {
+    ("fer_jax.commands", "benchmarks"),
+    ("fer_jax.data.importance", "sklearn"),
+    ("fer_jax.deploy.formats.litert", "tensorflow"),
+    ("fer_jax.deploy.formats.savedmodel", "tensorflow"),
+    ("fer_jax.deploy.lowering.tensorflow_graph", "tensorflow"),
+}
 
 #: Room -> packages of others that it may not import, at the top of a file or inside a function.
 BANNED: dict[str, set[str]] = {

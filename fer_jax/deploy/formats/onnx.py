@@ -46,7 +46,8 @@ def load(directory: Path) -> Run:
     def run(name: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         session = sessions[name]
         outputs = [output.name for output in session.get_outputs()]
-        return dict(zip(outputs, session.run(outputs, dict(inputs)), strict=True))
+        found = map(np.asarray, session.run(outputs, dict(inputs)))
+        return dict(zip(outputs, found, strict=True))
 
     return run
 

@@ -235,38 +235,40 @@ def _reduce(walk: Walk, eqn: Any, x: Value) -> Value:
 
 
 def _dot_general(walk: Walk, eqn: Any, x: Value, y: Value) -> Value:
-    (over_x, over_y), (each_x, each_y) = eqn.params["dimension_numbers"]
-    out = eqn.outvars[0].aval.shape
+    sides = [*zip((x, y), *eqn.params["dimension_numbers"], eqn.invars, strict=True)]
+    out, swap = eqn.outvars[0].aval.shape, x.known and not y.known
+    if swap:
+        # Weights come second, as every library likes it best.
+        sides.reverse()
+    (left, over, each, _), (right, over_right, each_right, _) = sides
+    left, right = (
+        Value(walk.whole(value, var.aval.shape), var.aval.shape)
+        if not (value.known and walk.static([var]))
+        else known(np.broadcast_to(value.data, var.aval.shape))
+        for value, _, _, var in sides
+    )
 
-    def matrix(value: Value, var: Any, rows: Sequence[int], columns: Sequence[int]) -> Value:
-        """[*each, rows, columns]."""
-        shape = var.aval.shape
-        if value.known:
-            value = known(np.broadcast_to(value.data, shape)) if walk.static([var]) else value
-        if value.shape != tuple(shape):
-            value = Value(walk.whole(value, shape), shape)
-        each = [a for a in range(len(shape)) if a not in (*rows, *columns)]
-        value = walk.transposed(value, [*each, *rows, *columns])
-        sides = [math.prod(shape[a] for a in axes) for axes in (rows, columns)]
-        return walk.reshaped(value, (*(shape[a] for a in each), *sides))
+    def free(value: Value, over: Sequence[int], each: Sequence[int]) -> list[int]:
+        return [a for a in range(len(value.shape)) if a not in (*over, *each)]
 
-    def free(var: Any, over: Sequence[int], each: Sequence[int]) -> list[int]:
-        return [a for a in range(len(var.aval.shape)) if a not in (*over, *each)]
+    def size(value: Value, axes: Sequence[int]) -> Dims:
+        return tuple(value.shape[a] for a in axes)
 
-    rows, columns = free(eqn.invars[0], over_x, each_x), free(eqn.invars[1], over_y, each_y)
-    right = matrix(y, eqn.invars[1], over_y, columns)
-    shape = eqn.invars[0].aval.shape
-    if not each_x and len(rows) > 1:
-        # Several axes of rows are left as they are: matmul takes them.
-        x = Value(walk.whole(x, shape), shape)
-        x = walk.transposed(x, [*rows, *over_x])
-        depth = math.prod(shape[a] for a in over_x)
-        left = walk.reshaped(x, (*(shape[a] for a in rows), depth))
-    else:
-        left = matrix(x, eqn.invars[0], rows, over_x)
-    found = walk.to.matmul(walk.tensor(left), walk.tensor(right))
-    product = (*left.shape[:-1], right.shape[-1])
-    return walk.reshaped(Value(found, product), out)
+    rows, columns = free(left, over, each), free(right, over_right, each_right)
+    batch, many, wide = size(left, each), size(left, rows), size(right, columns)
+    depth = math.prod(size(left, over))
+    # Where one matrix is for all, several axes of rows are left as they are.
+    tall = many if many and not each else (math.prod(many),)
+    left = walk.reshaped(walk.transposed(left, [*each, *rows, *over]), (*batch, *tall, depth))
+    right = walk.transposed(right, [*each_right, *over_right, *columns])
+    right = walk.reshaped(right, (*batch, depth, math.prod(wide)))
+    made = walk.to.matmul(walk.tensor(left), walk.tensor(right))
+    found = walk.reshaped(Value(made, (*batch, *tall, math.prod(wide))), (*batch, *many, *wide))
+    if swap:
+        b, m, w = len(batch), len(many), len(wide)
+        order = [*range(b), *range(b + m, b + m + w), *range(b, b + m)]
+        found = walk.transposed(found, order)
+    return walk.reshaped(found, tuple(out))
 
 
 def _convolution(walk: Walk, eqn: Any, x: Value, kernel: Value) -> Value:

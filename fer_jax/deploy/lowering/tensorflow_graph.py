@@ -17,7 +17,7 @@ from fer_jax.deploy.recogniser import Recogniser, Signature
 _LARGE = 1024
 _UNARY = {
     "abs": tf.abs,
-    "atan": lambda x: tf.atan2(x, tf.ones((), x.dtype)),  # LiteRT has no atan.
+    "atan": lambda x: tf.atan2(x, tf.ones_like(x)),  # LiteRT has no atan.
     "ceil": tf.math.ceil,
     "erf": tf.math.erf,
     "exp": tf.exp,
