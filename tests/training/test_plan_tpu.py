@@ -66,7 +66,8 @@ def small(name: str, batch: int) -> Any:
             part.update(SMALL[part["name"]])
     else:
         model.update(SMALL[model["name"]])
-    data["image_size"] = min(data["image_size"], 75 if model["name"] == "inception-v3" else 32)
+    sides = {"inception-v3": 75, "c3d": 20, "nested-lstm": 16}
+    data["image_size"] = min(data["image_size"], sides.get(model["name"], 32))
     data["frames"] = min(data["frames"], 16 if model["name"] == "c3d" else 5)
     if model["name"] == "inception-v3":  # Half a minute of compilation is its backward pass.
         train["freeze"] = ["conv2d_*", "batch_normalization_*"]
