@@ -14,7 +14,7 @@ from fer_jax.parser import make_parser
 
 COMMANDS = (
     "demo", "generate", "preprocess", "inspect", "audit", "split", "importance", "train",
-    "crossval", "evaluate", "compare", "predict", "extract", "models", "reproduce", "bench",
+    "crossval", "evaluate", "compare", "predict", "extract", "models", "reproduce", "plan", "bench",
     "doctor",
 )  # fmt: skip
 
