@@ -42,6 +42,8 @@ SMALL: dict[str, dict[str, Any]] = {
     "resnet": {"blocks": [1], "widths": [4]},
     "inception-v3": {"width": 0.02},
 }  # fmt: skip
+#: Whose backward pass takes the compiler half a minute, even so.
+FROZEN = {"inception-v3": ["conv2d_*", "batch_normalization_*"], "c3d": ["conv*"]}
 #: One config on each generation, and a batch that is smaller than the chips.
 FEW: tuple[dict[str, Any], ...] = (
     *({"config": "attrah2024_dense", "topology": name} for name in GENERATIONS),
@@ -69,8 +71,7 @@ def small(name: str, batch: int) -> Any:
     sides = {"inception-v3": 75, "c3d": 20, "nested-lstm": 16}
     data["image_size"] = min(data["image_size"], sides.get(model["name"], 32))
     data["frames"] = min(data["frames"], 16 if model["name"] == "c3d" else 5)
-    if model["name"] == "inception-v3":  # Half a minute of compilation is its backward pass.
-        train["freeze"] = ["conv2d_*", "batch_normalization_*"]
+    train["freeze"] = FROZEN.get(model["name"], train["freeze"])
     train["batch"], data["augment"] = batch, {}
     return config.from_json(document)
 
