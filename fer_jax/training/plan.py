@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
+from jax.sharding import AbstractMesh, Mesh
 
 from fer_jax import models
 from fer_jax.config import Experiment, override
@@ -152,7 +153,7 @@ def plan(
         "config": experiment.name,
         "topology": known.name,
         "chip": known.chip.kind,
-        "hosts": len({d.process_index for d in mesh.devices.flat}) if known.sides else 1,
+        "hosts": _hosts(mesh),
         "fits": fits,
         "chips": mesh.size,
         "bytes_per_chip": share.peak + beside if share.peak else None,
@@ -179,6 +180,12 @@ def plan(
         "shares": {str(one.traced.share): one.peak for one in found.values()},
     }
     return report | _speed(experiment, known, share, corpus.samples, price)
+
+
+def _hosts(mesh: Mesh | AbstractMesh) -> int:
+    if isinstance(mesh, AbstractMesh):
+        return 1
+    return len({chip.process_index for chip in mesh.devices.flat})
 
 
 def _look(

@@ -94,22 +94,22 @@ def _traffic(report: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _range(report: Mapping[str, Any], name: str) -> str:
-    if report["refused"]:
+    if not report["fits"]:
         return ""
     most, about = (_short(report[f"{name}_{end}"]) for end in ("at_most", "about"))
-    return f"at most {most} by operations and exchanges, about {about} by bytes moved"
+    return f"at most {most} by operations and exchanges, about {about} with bytes moved"
 
 
 def _training(report: Mapping[str, Any]) -> str:
     amount = f"{report['epochs']} epochs of {report['steps_per_epoch']:,} steps"
-    if report["refused"]:
+    if not report["fits"]:
         return amount
     least, about = (_duration(report[f"hours_{end}"]) for end in ("at_least", "about"))
     return f"{amount}: at least {least}; about {about}"
 
 
 def _cost(report: Mapping[str, Any]) -> str:
-    if report["refused"]:
+    if not report["fits"]:
         return ""
     least, about = (f"${report[f'cost_{end}']:,.2f}" for end in ("at_least", "about"))
     return f"at least {least}; about {about}, at ${report['price']:g} a chip-hour"
@@ -126,7 +126,7 @@ def _notes(report: Mapping[str, Any]) -> list[str]:
             f"{100 - 100 * batch / padded:.0f} % of the work is padding. Set --train.batch "
             f"{padded} (and --optim.lr for it), or take fewer chips."
         )
-    if not report["refused"] and 1 / report["steps_per_s_about"] < 1e-3:
+    if report["fits"] and 1 / report["steps_per_s_about"] < 1e-3:
         notes.append(
             "Such small steps wait longer for launches, loops and the exchanges' latency than they "
             "compute, which is not counted here: time them."

@@ -196,11 +196,12 @@ def test_the_step_of_a_family(compiled: dict[str, dict[str, Any]], family: str) 
 def test_what_a_family_exchanges_and_holds(
     compiled: dict[str, dict[str, Any]], family: str
 ) -> None:
-    """The gradient once, BatchNorm's sums, and metrics, which XLA may reduce after the steps; the
-    state and the data set, in tiles that are no smaller than they."""
+    """The gradient once, BatchNorm's sums, of which XLA computes equal ones once, and the metrics,
+    a matrix and three sums, which it may reduce after the steps; the state and the data set, in
+    tiles that are no smaller than they."""
     facts = compiled[family]
     assert facts["gradient"] <= facts["exchanged"] <= facts["counted"]
-    assert facts["counted"] - facts["exchanged"] <= 4 * (7 * 7 + 4)
+    assert facts["counted"] - facts["exchanged"] <= 4 * (7 * 7 + 3) + 0.01 * facts["gradient"]
     arguments = facts["state"] + facts["data"]
     assert arguments <= facts["memory"]["arguments"] < facts["memory"]["peak"]
 
