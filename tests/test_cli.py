@@ -14,7 +14,7 @@ from fer_jax.parser import make_parser
 
 COMMANDS = (
     "demo", "generate", "preprocess", "inspect", "audit", "split", "importance", "train",
-    "crossval", "sweep", "plan", "launch", "evaluate", "compare", "predict", "extract", "export",
+    "crossval", "sweep", "plan", "launch", "evaluate", "compare", "predict", "export", "extract",
     "models", "reproduce", "bench", "doctor",
 )  # fmt: skip
 

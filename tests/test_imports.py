@@ -43,7 +43,9 @@ RULES: dict[str, tuple[str, ...]] = {
     "fer_jax.deploy": (*LEARNING, "fer_jax.evaluation", "fer_jax.deploy", "preprocessing"),
     "fer_jax.sweep": (*LEARNING, "fer_jax.evaluation", "fer_jax.sweep"),
     "fer_jax.cli": (*EVERYTHING, "fer_jax.parser"),
-    "fer_jax.parser": ("fer_jax", "fer_jax.errors", "fer_jax.commands", "launch"),
+    "fer_jax.parser": (
+        "fer_jax", "fer_jax.errors", "fer_jax.commands", "fer_jax.parser", "launch",
+    ),
     "fer_jax.commands": (*EVERYTHING, "launch"),
     "fer_jax.demo": EVERYTHING,
     "fer_jax.doctor": EVERYTHING,

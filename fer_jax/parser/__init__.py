@@ -13,7 +13,8 @@ from fer_jax.parser.command import Parser
 
 EPILOG = (
     "Exit codes: 0 done, 2 a mistake you can fix, 1 a bug of ours, 3 done but some files could not "
-    "be read, 4 a leak was found and --strict was asked for, 130 interrupted."
+    "be read, 4 a leak was found and --strict was asked for, 5 another process of the job is lost, "
+    "130 interrupted."
 )
 
 
