@@ -115,6 +115,10 @@ class _Graph:
         return _BINARY[name](x, y)
 
     def where(self, condition: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        if x.dtype == tf.uint8:
+            # LiteRT selects bytes of one shape only.
+            chosen = tf.where(condition, tf.cast(x, tf.int32), tf.cast(y, tf.int32))
+            return tf.cast(chosen, tf.uint8)
         return tf.where(condition, x, y)
 
     def cast(self, x: Tensor, dtype: np.dtype) -> Tensor:
