@@ -143,3 +143,18 @@ def divide_batches(batches: np.ndarray, devices: int, parts: int = 1) -> np.ndar
     share = share_of(batch, devices, parts)
     filled = np.pad(batches, ((0, 0), (0, share * devices - batch)))
     return filled.reshape(steps, devices, share).transpose(1, 0, 2).copy()
+
+
+def fill(batch: dict[str, Any], keys: jax.Array, least: int) -> tuple[dict[str, Any], jax.Array]:
+    """A network's batch of at least so many examples, the further ones repeated with weight 0,
+    and their keys."""
+    count = len(keys)
+    if count >= least:
+        return batch, keys
+
+    def repeat(x: jax.Array) -> jax.Array:
+        return jnp.concatenate([x] * -(-least // count))[:least]
+
+    own = {name: value for name, value in batch.items() if name != "mean_shape"}
+    weight = jnp.where(np.arange(least) < count, repeat(batch["weight"]), 0)
+    return {**batch, **jax.tree.map(repeat, own), "weight": weight}, repeat(keys)

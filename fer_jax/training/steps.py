@@ -36,6 +36,8 @@ TrainStep = Callable[..., tuple[TrainState, Metrics]]
 EvaluateStep = Callable[..., Metrics]
 #: What an example's key is folded with for what is not dropout.
 _AUGMENT, _PARTNER, _SHARE = 1_000_001, 1_000_002, 1_000_003
+#: Below the rows of a TPU's register XLA cuts clips into strips that stand in for more of them.
+_TPU_ROWS = 8
 
 
 def _fold(keys: jax.Array, what: int) -> jax.Array:
@@ -126,6 +128,7 @@ def make_update(
     optimizer: optax.GradientTransformation,
     devices: Devices = ALONE,
     sample_bytes: int = 0,
+    least: int = 1,
 ) -> Update:
     """One step of training on one batch, for jit.
 
@@ -133,7 +136,8 @@ def make_update(
     weight 1, over all devices, so padding counts nothing and devices do not change the sum. An
     example draws its dropout and its augmentation from fold_in(fold_in(key, step), its place in
     the batch), wherever it lies. A batch may be computed in `train.accumulate` parts, or more (see
-    `capacity.sample_bytes`): the gradient is the same, BatchNorm sees one part at a time.
+    `capacity.sample_bytes`): the gradient is the same, BatchNorm sees one part at a time. A
+    batch in one part is filled up to `least` examples, which count nothing.
     """
     train = settings.train
     terms, freeze = train.loss, train.freeze
@@ -154,7 +158,9 @@ def make_update(
 
             def objective(trained: Any) -> tuple[jax.Array, Any]:
                 variables = {"params": merge(trained, frozen), "stats": stats}
-                outputs, new = model.apply(variables, batch, train=True, key=examples.keys)
+                filled, keys = batches.fill(batch, examples.keys, least if parts == 1 else 1)
+                outputs, new = model.apply(variables, filled, train=True, key=keys)
+                outputs = jax.tree.map(lambda x: x[: len(label)], outputs)
                 value = terms.emotion * by_label(lambda truth: loss(outputs.logits, truth))
                 error = _landmark_error(outputs, batch)
                 if not off(terms.landmarks):
@@ -228,11 +234,13 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     mesh: Mesh,
     sample_bytes: int = 0,
+    least: int | None = None,
 ) -> TrainStep:
     """Steps `start` to `stop` of an epoch, as one call that takes the state's memory.
 
     Args:
       sample_bytes: see `capacity.sample_bytes`.
+      least: see `make_update`; by default what suits the devices.
 
     Returns:
       A function of (state, metrics so far, resident, dealt, key, index i32[D, S, b], weight
@@ -240,7 +248,10 @@ def make_train_step(
       resident and dealt see `source.Source`.
     """
     devices = Devices(parallel.AXIS, mesh.size)
-    update = make_update(model, settings, loss, optimizer, devices, sample_bytes)
+    if least is None:
+        on_tpu = mesh.devices.flat[0].platform == "tpu"
+        least = _TPU_ROWS if on_tpu and settings.model.name == "c3d" else 1
+    update = make_update(model, settings, loss, optimizer, devices, sample_bytes, least)
     single = one_by_one(settings, mesh)
 
     def run(state, counted, resident, dealt, key, index, weight, start, stop):  # type: ignore[no-untyped-def]

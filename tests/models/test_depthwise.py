@@ -94,6 +94,11 @@ def test_platforms_get_their_own_formulation(depthwise):
     assert "convolution" not in traced.lower(lowering_platforms=("cpu",)).as_text()
     for platform in ("cuda", "tpu"):
         assert "feature_group_count = 5" in traced.lower(lowering_platforms=(platform,)).as_text()
+    x, kernel = _arrays((6, 7), 1)
+    traced = jax.jit(depthwise.pointwise_conv).trace(x, kernel)
+    for platform, product in (("cpu", "dot"), ("cuda", "dot"), ("tpu", "convolution")):
+        lowered = traced.lower(lowering_platforms=(platform,)).as_text()
+        assert f"stablehlo.{product}" in lowered, platform
 
 
 def test_gradients_of_a_population_and_of_shards(depthwise):
@@ -121,10 +126,20 @@ def test_pointwise_conv_equals_keras(depthwise, strides):
 
     x = _arrays((5, 6), 1)[0]
     kernel = np.random.default_rng(2).standard_normal((1, 1, 5, 4)).astype(np.float32)
-    y = depthwise.pointwise_conv(x, kernel, strides=strides)
-    with jax.numpy_rank_promotion("allow"):
-        expected = keras.ops.conv(x, kernel, strides, "same")
-    np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
+
+    def reference(x, kernel):
+        with jax.numpy_rank_promotion("allow"):
+            return keras.ops.conv(x, kernel, strides, "same")
+
+    expected = _values_and_gradients(reference, x, kernel)
+    skipping = lambda convolve: lambda x, kernel: convolve(x[:, ::strides, ::strides], kernel)  # noqa: E731
+    for convolve in (
+        partial(depthwise.pointwise_conv, strides=strides),
+        skipping(depthwise._of_pixels),
+        skipping(depthwise._of_rows),
+    ):
+        for one, other in zip(_values_and_gradients(convolve, x, kernel), expected, strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
 
 
 def test_separable_conv_equals_keras_with_the_same_weights(depthwise):

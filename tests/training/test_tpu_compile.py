@@ -25,7 +25,8 @@ CLIP = {**FRAME, "length": "windows"}
 VGG = {"name": "vgg-face", "widths": [64, 16, 16, 16, 16], "dense": [16]}
 #: Batch 64 on four chips, bfloat16. Shapes at which a copy of what a layer makes or reads, or of a
 #: recurrent kernel, is above 1 MB: paper 1's landmarks of 122 frames, paper 3's fc7 of 5 frames in
-#: batches that fill no tile.
+#: batches that fill no tile, mini-Xception's 32 pictures and 32 channels a chip,
+#: C3D's 5 clips a chip.
 FAMILIES: dict[str, dict[str, Any]] = {
     "lstm": {
         "data": {"features": "distances-259", "frames": 122, "length": "thin"},
@@ -41,11 +42,12 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "model": {"name": "dense", "units": [1024, 1024], "dropout": [0.2, 0.2]},
     },
     "xception": {
-        "data": {**FRAME, "image_size": 32},
+        "data": {**FRAME, "image_size": 48},
         "model": {
-            "name": "xception", "stem": [8, 64], "stem_stride": 1, "entry": [64], "middle": 0,
+            "name": "xception", "stem": [8, 16], "stem_stride": 1, "entry": [32], "middle": 0,
             "exit": [], "dense": 0,
         },
+        "train": {"batch": 128},
     },
     "vgg-face": {"data": {**FRAME, "image_size": 32, "augment": {"shear": 0.2}}, "model": VGG},
     "cnn-rnn": {
@@ -62,6 +64,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "c3d": {
         "data": {**CLIP, "frames": 16, "image_size": 16},
         "model": {"name": "c3d", "widths": [32, 16, 16, 16, 16], "dense": [16]},
+        "train": {"batch": 20},
     },
     "nested-lstm": {
         "data": {**CLIP, "frames": 4, "image_size": 16},
