@@ -9,7 +9,8 @@ OUT ?= demo
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALL := $(PIP) install --quiet --no-compile --no-deps --require-hashes
-PINS := $(wildcard requirements/*.txt)
+PINS := requirements/build.txt requirements/dev.txt
+SKY := $(VENV)-sky
 
 # MediaPipe's model is taken from here, where the folder exists, instead of being downloaded.
 ifneq ($(wildcard ../shared/models),)
@@ -48,8 +49,14 @@ plan: venv  ## every config on a topology of each TPU generation, into results/;
 test: venv  ## the test suite, on JOBS processes
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
-test-exhaustive: venv  ## the long tests that `make test` leaves out
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m exhaustive
+test-exhaustive: venv $(SKY)/bin/only/sky  ## the long tests that `make test` leaves out
+	PATH="$(abspath $(SKY))/bin/only:$$PATH" $(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m exhaustive
+
+# SkyPilot reads its files in an environment of its own: its pins and ours do not agree.
+$(SKY)/bin/only/sky: requirements/sky.txt
+	$(PYTHON) -m venv --clear $(SKY)
+	$(SKY)/bin/python -m pip --disable-pip-version-check install --quiet --no-compile --no-deps --require-hashes --requirement requirements/sky.txt
+	@mkdir -p $(@D) && ln -sf ../sky $@
 
 lint: venv  ## ruff and pyright
 	$(BIN)/ruff check .
@@ -72,6 +79,7 @@ bench-gpu: venv  ## the same on this machine's GPU
 lock: venv  ## refresh the pins of requirements/ (UPGRADE=--upgrade for the newest)
 	@$(BIN)/python -c 'import uv' 2>/dev/null || $(PIP) install --quiet uv
 	$(LOCK) requirements/build.in --output-file requirements/build.txt
+	$(LOCK) requirements/sky.in --output-file requirements/sky.txt
 	$(LOCK) pyproject.toml --extra test --constraint requirements/build.txt --output-file requirements/dev.txt
 	$(LOCK) pyproject.toml --constraint requirements/dev.txt --output-file requirements/base.txt
 	$(LOCK) pyproject.toml --extra cloud --extra cuda12 --extra sweep --extra track --constraint requirements/dev.txt --output-file requirements/gpu.txt
@@ -84,5 +92,5 @@ LOCK = $(BIN)/python -m uv pip compile --quiet --universal --python-version 3.11
   --no-annotate --no-header $(UPGRADE)
 
 clean:  ## remove .venv, caches and what demo and bench wrote
-	rm -rf $(VENV) .pytest_cache .ruff_cache build dist $(OUT) bench-results reproduction
+	rm -rf $(VENV) $(SKY) .pytest_cache .ruff_cache build dist $(OUT) bench-results reproduction
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

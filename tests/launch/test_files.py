@@ -139,6 +139,7 @@ def test_sbatch_directives(written: Path) -> None:
         assert "#SBATCH --requeue" in directives
 
 
+@pytest.mark.exhaustive
 def test_skypilots_own_parser(written: Path, tmp_path: Path) -> None:
     """In whatever environment `sky` is installed: its pins may not agree with ours."""
     python = sys.executable if find_spec("sky") else None
