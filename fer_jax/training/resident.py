@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from fer_jax import models
 from fer_jax.config import Data
@@ -79,9 +79,9 @@ class Rows:
         return lax.gather(self.values, rows[..., None], dimensions, (1, numbers), mode="clip")
 
 
-def _row_of(numbers: int, mesh: Mesh) -> int:
+def _row_of(numbers: int, mesh: Mesh | AbstractMesh) -> int:
     """How many a frame's row holds."""
-    return -(-numbers // 128) * 128 if mesh.devices.flat[0].platform == "tpu" else numbers
+    return -(-numbers // 128) * 128 if parallel.platform_of(mesh) == "tpu" else numbers
 
 
 def _as_rows(frames: np.ndarray, mesh: Mesh) -> np.ndarray:
@@ -107,7 +107,7 @@ def resident_shapes(
     inputs: models.Inputs,
     samples: int,
     frames: int,
-    mesh: Mesh,
+    mesh: Mesh | AbstractMesh,
     image_shapes: Mapping[str, tuple[int, int, int]] | None = None,
 ) -> dict[str, Any]:
     """The shapes of `make_resident` of so many samples.

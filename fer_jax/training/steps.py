@@ -249,7 +249,7 @@ def make_train_step(
     """
     devices = Devices(parallel.AXIS, mesh.size)
     if least is None:
-        on_tpu = mesh.devices.flat[0].platform == "tpu"
+        on_tpu = parallel.platform_of(mesh) == "tpu"
         least = _TPU_ROWS if on_tpu and settings.model.name == "c3d" else 1
     update = make_update(model, settings, loss, optimizer, devices, sample_bytes, least)
     single = one_by_one(settings, mesh)
