@@ -33,7 +33,11 @@ LIBRARIES = (
 )
 VARIABLES = ("FER_JAX_MODELS", "JAX_PLATFORMS", "XLA_FLAGS", "CUDA_VISIBLE_DEVICES")
 #: Extras that a user of the command line may want; the others are a developer's.
-EXTRAS: tuple[str, ...] = ("preprocess", "track")
+EXTRAS = (
+    "preprocess", "track", "weights", "plan", "sweep", "ray", "cloud", "export", "export-tf",
+)  # fmt: skip
+#: Those that nearly everybody wants: a word is said where they lack.
+_USUAL = EXTRAS[:2]
 
 Findings = list[dict[str, str]]
 
@@ -113,7 +117,7 @@ def _packages(
             what = f"{name} {versions[name]} is installed, fer-jax needs {need.specifier}"
             _note(findings, "problem", what, _pip(need))
     for extra, complete in extras.items():
-        if texts and not complete:
+        if texts and not complete and extra in _USUAL:
             what = f"the extra {extra} is not (wholly) installed"
             _note(findings, "note", what, f"pip install 'fer-jax[{extra}]'")
     return packages, extras
