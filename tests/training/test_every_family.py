@@ -105,7 +105,7 @@ def trained(family: str, devices: int = 0, mapper: str = "shard_map") -> dict[st
     plain = make_loss(experiment.train.loss, np.ones(CLASSES), weighted=False)
     train = steps.make_train_step(method.model, experiment, method.loss, method.optimizer, mesh)
     evaluate = steps.make_evaluate_step(method.model, experiment, plain, mesh)
-    shapes = resident_shapes(experiment.data, inputs, SAMPLES, SAMPLES * inputs.frames)
+    shapes = resident_shapes(experiment.data, inputs, SAMPLES, SAMPLES * inputs.frames, mesh)
     resident = parallel.replicate(_filled(shapes, inputs.frames), mesh)
     first, key = make_keys(3)
     state = make_state(method.model.init(first), method.optimizer, experiment.train.freeze)
