@@ -8,10 +8,10 @@ import cv2
 import numpy as np
 import pytest
 
-from fer_jax import parser
 from fer_jax.cli import main
 from fer_jax.data.corpus import load
 from fer_jax.errors import UserError
+from fer_jax.parser import records
 from preprocessing import corpora
 from preprocessing.build import make_recipe, preprocess
 from preprocessing.corpora import crema_d
@@ -168,7 +168,7 @@ def test_excluded_clips_are_not_built_and_are_named(built, tmp_path):
 
 
 def test_help_names_every_corpus(capsys):
-    assert sorted(corpora.CORPORA) == sorted(parser.CORPORA)
+    assert sorted(corpora.CORPORA) == sorted(records.CORPORA)
     with pytest.raises(SystemExit):
         main(["preprocess", "--help"])
     text = "".join(capsys.readouterr().out.split()).replace("-", "")
