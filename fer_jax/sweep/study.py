@@ -102,6 +102,7 @@ def open_storage(address: Address) -> optuna.storages.BaseStorage:
         return JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
     try:
         import psycopg  # noqa: F401
+        from sqlalchemy import create_engine, text
         from sqlalchemy.engine import make_url
         from sqlalchemy.exc import ArgumentError, SQLAlchemyError
     except ImportError as error:
@@ -118,18 +119,24 @@ def open_storage(address: Address) -> optuna.storages.BaseStorage:
             "file in the sweep's directory"
         )
     url = url.set(drivername="postgresql+psycopg")
+    options: dict[str, Any] = {"pool_pre_ping": True, "connect_args": {"connect_timeout": 10}}
+    engine = create_engine(url, **options)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), engine.begin() as connection:
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            # Of drivers that begin together one makes the tables.
+            connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('fer-jax sweep'))"))
             return optuna.storages.RDBStorage(
                 url.render_as_string(hide_password=False),
-                engine_kwargs={"pool_pre_ping": True, "connect_args": {"connect_timeout": 10}},
+                engine_kwargs=options,
                 heartbeat_interval=BEAT_S,
                 grace_period=GRACE_S,
             )
     except SQLAlchemyError as error:
         reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
         raise UserError(f"cannot reach {address.shown()}: {reason}") from None
+    finally:
+        engine.dispose()
 
 
 class Ownership(Protocol):
