@@ -134,7 +134,10 @@ def open_storage(address: Address) -> optuna.storages.BaseStorage:
             )
     except SQLAlchemyError as error:
         reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
-        raise UserError(f"cannot reach {address.shown()}: {reason}") from None
+        raise UserError(
+            f"cannot reach {address.shown()}: {reason}; check that it runs and what --storage says "
+            "of host, user and password (PGPASSWORD works too), or leave it out for a file"
+        ) from None
     finally:
         engine.dispose()
 
