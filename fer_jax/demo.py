@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from fer_jax.config import LSTM, Data, Experiment, Optim, Protocol, Train
+from fer_jax.errors import UserError
 
 SUBJECTS = 16
+EXPORTS = ("onnx", "hf")
 
 
 def experiment(records: Path) -> Experiment:
@@ -39,8 +41,22 @@ def _describe(raw: Path) -> Path:
     return path
 
 
+def _export(run: Path) -> tuple[list[dict[str, Any]], str]:
+    """The recogniser as files for other programs, and the line that says so."""
+    from fer_jax.deploy import formats
+    from fer_jax.deploy.export import export
+
+    try:
+        for name in EXPORTS:
+            formats.functions(name)
+    except UserError as error:  # An extra that nobody has to have.
+        return [], f"not exported: {error}"
+    made = export(run, EXPORTS)["exports"]
+    return made, f"exported for other programs: {', '.join(one['path'] for one in made)}"
+
+
 def demo(out: Path, *, workers: int | None = None, seed: int = 0) -> tuple[dict[str, Any], str]:
-    """Generate videos, preprocess, audit, train, evaluate, report, predict one unseen video.
+    """Generate videos, preprocess, audit, train, evaluate, report, predict an unseen video, export.
 
     Args:
       out: receives raw/ (mp4 files and clips.csv, which says who shows what), records/, run/ and
@@ -88,12 +104,14 @@ def demo(out: Path, *, workers: int | None = None, seed: int = 0) -> tuple[dict[
         predicted = predict_files(
             run, [raw / unseen.source], out / "predicted", on_progress=progress
         )
+    exports, exported = _export(run)
     one = predicted["files"][0]
     seconds = time.monotonic() - start
     summary = {
         "run": str(run),
         "report": str(run / "report.html"),
         "annotated": one["annotated"],
+        "exports": exports,
         "clips": report.to_json()["written"],
         "outputs": outputs,
         "seconds": round(seconds, 1),
@@ -107,6 +125,7 @@ def demo(out: Path, *, workers: int | None = None, seed: int = 0) -> tuple[dict[
         f"{unseen.source} ({unseen.emotion}, subject unseen in training): {one['predicted']} "
         f"({one['probability']:.2f})",
         f"annotated video: {one['annotated']}",
+        exported,
         f"test accuracy on unseen subjects {100 * metrics['accuracy']:.1f} %, chance "
         f"{100 * summary['chance']:.1f} %; {seconds:.0f} s in all",
     ]
