@@ -36,8 +36,10 @@ TrainStep = Callable[..., tuple[TrainState, Metrics]]
 EvaluateStep = Callable[..., Metrics]
 #: What an example's key is folded with for what is not dropout.
 _AUGMENT, _PARTNER, _SHARE = 1_000_001, 1_000_002, 1_000_003
-#: Below the rows of a TPU's register XLA cuts clips into strips that stand in for more of them.
+#: Below the rows of a TPU's register XLA cuts clips into strips that stand in for more of them, in
+#: networks of 3-D convolutions.
 _TPU_ROWS = 8
+_FILLED = ("c3d", "nested-lstm")
 
 
 def _fold(keys: jax.Array, what: int) -> jax.Array:
@@ -249,8 +251,10 @@ def make_train_step(
     """
     devices = Devices(parallel.AXIS, mesh.size)
     if least is None:
-        on_tpu = parallel.platform_of(mesh) == "tpu"
-        least = _TPU_ROWS if on_tpu and settings.model.name == "c3d" else 1
+        share = batches.share_of(settings.train.batch, mesh.size, settings.train.accumulate)
+        fills = parallel.platform_of(mesh) == "tpu" and settings.model.name in _FILLED
+        # No more than twice the work.
+        least = _TPU_ROWS if fills and 2 * share >= _TPU_ROWS else 1
     update = make_update(model, settings, loss, optimizer, devices, sample_bytes, least)
     single = one_by_one(settings, mesh)
 
