@@ -36,10 +36,10 @@ def parallel_coordinates(
     figure = _figure(max(7.0, 1.5 * (len(axes) + 1)), 4.2)
     panel = figure.subplots()
     places = range(len(axes) + 1)
-    # The better ones are drawn last, on top.
+    # The better ones are drawn last, on top; of equal ones the first trial is the best.
     order = sorted(
         rows,
-        key=lambda row: (row["state"] == "complete", sign * (row["value"] or 0.0)),
+        key=lambda row: (row["state"] == "complete", sign * (row["value"] or 0.0), -row["trial"]),
     )
     for row in order:
         heights = [scales[key][0](row["parameters"][key]) for key in axes]
